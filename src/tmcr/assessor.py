@@ -1,0 +1,241 @@
+"""Photos in, Assessments out: the one inference path that every interface uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tmcr.assessment import Assessment, Cluster, Reason, Tag
+from tmcr.attribution import contributions
+from tmcr.encoders import ImageTextEncoder, load_image_text_encoder, resolve_source
+from tmcr.errors import ImageError, ModelError
+from tmcr.hardware import Hardware, pick_hardware
+from tmcr.images import ImageLimits, Source, decode, source_name
+from tmcr.matching import match
+from tmcr.modelfolder import STARTER, TrainedModel, load_model
+from tmcr.network import expected_score, score_std
+from tmcr.streaming import batched, ordered_map
+from tmcr.training.clusters import assign, percentile
+
+TOP_TAGS = 8
+TOP_REASONS = 12
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """One photo, decoded once and prepared for both encoders, or the reason why not."""
+
+    name: str
+    size: tuple[int, int] | None = None
+    for_tags: NDArray[np.float32] | None = None
+    for_levels: NDArray[np.float32] | None = None
+    error: ImageError | None = None
+
+
+class Assessor:
+    """A trained model with its encoders, ready to assess photos.
+
+    Safe to share between threads as long as one assesses at a time.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        image_text: ImageTextEncoder,
+        hardware: Hardware | None = None,
+        limits: ImageLimits | None = None,
+    ) -> None:
+        """Put the pieces together.
+
+        Raises:
+            ModelError: `image_text` is not the encoder that the model was trained with.
+        """
+        if image_text.fingerprint != model.image_text.fingerprint:
+            raise ModelError(
+                f"the image–text encoder {image_text.name} (fingerprint {image_text.fingerprint[:12]}) is not the one "
+                f"that {model.name} was trained with ({model.image_text.fingerprint[:12]}); use that one, or train again"
+            )
+        self.model = model
+        self.hardware = hardware or pick_hardware()
+        self.limits = limits or ImageLimits()
+        device = self.hardware.device
+        self._image_text = image_text.to(device)
+        self._head = model.head.to(device).eval()
+        self._encoder = model.encoder.to(device).eval() if model.encoder is not None else None
+        self._text = model.text.to(device)
+        self._score_values = model.score_values.to(device)
+        self._similarity_mean = model.similarity_mean.to(device)
+        self._similarity_std = model.similarity_std.to(device).clamp_min(1e-6)
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    def assess(self, photo: Source) -> Assessment:
+        """Assess one photo: a path, bytes, a file object, a PIL image or an array.
+
+        Raises:
+            ImageError: the photo cannot be read.
+        """
+        prepared = self._prepare(photo)
+        if prepared.error is not None:
+            raise prepared.error
+        return self._assess_batch([prepared])[0]
+
+    def assess_many(self, photos: Iterable[Source], *, batch_size: int = 32) -> Iterator[Assessment]:
+        """Assess photos as they come, in order; memory does not grow with their number.
+
+        A photo that cannot be read yields an Assessment whose `error` says why.
+        """
+        prepared = ordered_map(
+            self._prepare, photos, workers=self.hardware.photo_workers, ahead=2 * batch_size
+        )
+        for batch in batched(prepared, batch_size):
+            yield from self._assess_batch(batch)
+
+    def _prepare(self, photo: Source) -> _Prepared:
+        name = source_name(photo)
+        for_tags = self.model.image_text.preprocess
+        for_levels = self._encoder.preprocess if self._encoder is not None else None
+        side = max(for_tags.target_side, for_levels.target_side if for_levels else 0)
+        try:
+            image = decode(photo, target_side=side, limits=self.limits)
+        except ImageError as error:
+            return _Prepared(name, error=error)
+        return _Prepared(name, image.size, for_tags(image), for_levels(image) if for_levels else None)
+
+    def _assess_batch(self, batch: list[_Prepared]) -> list[Assessment]:
+        verdicts = iter(self._verdicts([photo for photo in batch if photo.error is None]))
+        return [next(verdicts) if photo.error is None else self._failure(photo) for photo in batch]
+
+    def _failure(self, photo: _Prepared) -> Assessment:
+        if photo.error is None:
+            raise AssertionError("a photo without an error has a verdict")
+        return Assessment(
+            photo=photo.name,
+            model=self.model.name,
+            model_hash=self.model.hash,
+            error=photo.error.detail,
+            error_reason=photo.error.reason,
+        )
+
+    @torch.inference_mode()
+    def _verdicts(self, batch: list[_Prepared]) -> list[Assessment]:
+        if not batch:
+            return []
+        similarities, features = self.features(batch)
+        explained = contributions(self._head, similarities, features, self._score_values)
+        distribution = self._head(similarities, features).float().softmax(1)
+        score = expected_score(distribution, self._score_values)
+        n_semantic = self.model.libraries.n_semantic
+        z = (similarities - self._similarity_mean) / self._similarity_std
+        kinds = assign(similarities[:, :n_semantic].cpu().numpy(), self.model.clusters.centroids)
+
+        columns = {
+            "score": score.tolist(),
+            "std": score_std(distribution, self._score_values).tolist(),
+            "semantic": explained.tags[:, :n_semantic].sum(1).tolist(),
+            "attribute": explained.tags[:, n_semantic:].sum(1).tolist(),
+            "encoder": explained.encoder.tolist(),
+        }
+        tags = explained.tags.cpu().numpy()
+        z_rows, similarity_rows = z.cpu().numpy(), similarities.cpu().numpy()
+        score_values = tuple(self.model.score_values.tolist())
+        reference = float(explained.reference_score)
+        return [
+            Assessment(
+                photo=photo.name,
+                score=columns["score"][row],
+                std=columns["std"][row],
+                distribution=tuple(distribution[row].tolist()),
+                score_values=score_values,
+                percentile=float(
+                    percentile(columns["score"][row], self.model.clusters.quantiles[kinds[row]])
+                ),
+                cluster=Cluster(int(kinds[row]), self.model.clusters.tags[kinds[row]]),
+                semantic_tags=self._top_tags(similarity_rows[row], z_rows[row], 0, n_semantic),
+                attribute_tags=self._top_tags(
+                    similarity_rows[row], z_rows[row], n_semantic, len(z_rows[row])
+                ),
+                reasons=self._reasons(tags[row]),
+                semantic_contribution=columns["semantic"][row],
+                attribute_contribution=columns["attribute"][row],
+                encoder_contribution=columns["encoder"][row],
+                reference_score=reference,
+                model=self.model.name,
+                model_hash=self.model.hash,
+                width=photo.size[0] if photo.size else None,
+                height=photo.size[1] if photo.size else None,
+            )
+            for row, photo in enumerate(batch)
+        ]
+
+    def features(self, batch: list[_Prepared]) -> tuple[Tensor, Tensor | None]:
+        """Tag similarities (B, M+N) and level features (B, W) of prepared photos."""
+        device = self.hardware.device
+        with self.hardware.autocast():
+            embedded = self._image_text.encode_images(
+                _stack([photo.for_tags for photo in batch]).to(device)
+            )
+            features = None
+            if self._encoder is not None:
+                features = self._encoder(_stack([photo.for_levels for photo in batch]).to(device)).float()
+        return match(embedded.float(), self._text), features
+
+    def _top_tags(
+        self, similarities: NDArray[np.float32], z: NDArray[np.float32], start: int, end: int
+    ) -> tuple[Tag, ...]:
+        best = start + np.argsort(-z[start:end], kind="stable")[:TOP_TAGS]
+        names, facets = self.model.libraries.names, self.model.libraries.facets
+        return tuple(Tag(names[i], float(similarities[i]), float(z[i]), facets[i]) for i in best)
+
+    def _reasons(self, shares: NDArray[np.float64]) -> tuple[Reason, ...]:
+        names, facets = self.model.libraries.names, self.model.libraries.facets
+        n_semantic = self.model.libraries.n_semantic
+        largest = np.argsort(-np.abs(shares), kind="stable")[:TOP_REASONS]
+        return tuple(
+            Reason(names[i], "semantic" if i < n_semantic else "attribute", float(shares[i]), facets[i])
+            for i in largest
+            if shares[i] != 0
+        )
+
+
+def load(
+    model: str | Path = "starter",
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int | None = None,
+    offline: bool = False,
+    limits: ImageLimits | None = None,
+) -> Assessor:
+    """Load a model: "starter" (ships with the package), a model folder, or a Hub id.
+
+    Raises:
+        ModelError: it is not there, is damaged, or its encoder cannot be had.
+        ConfigError: the device cannot be used.
+    """
+    folder = (
+        STARTER if str(model) == "starter" else resolve_source(str(model), revision=None, offline=offline)
+    )
+    trained = load_model(folder)
+    source = trained.image_text.source
+    encoder = load_image_text_encoder(
+        str(folder / "image_text") if source == "image_text" else source,
+        revision=trained.image_text.revision,
+        offline=offline,
+        preprocess=trained.image_text.preprocess,
+    )
+    if precision not in ("auto", "fp32", "bf16"):
+        raise ModelError(f"precision must be auto, fp32 or bf16, not {precision!r}")
+    return Assessor(trained, encoder, pick_hardware(device, precision, workers), limits)  # type: ignore[arg-type]
+
+
+def _stack(arrays: list[NDArray[np.float32] | None]) -> Tensor:
+    return torch.from_numpy(np.stack([array for array in arrays if array is not None]))

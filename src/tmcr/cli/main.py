@@ -1,0 +1,58 @@
+"""`tmcr`: one small file per command; what they do lives in the package."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from tmcr.cli import demo, doctor, evaluate, explain, score, train
+from tmcr.errors import TmcrError
+
+app = typer.Typer(
+    name="tmcr",
+    help="Predicts how people would rate a photo, says why, and compares it with others of its kind.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(score.score)
+app.command()(explain.explain)
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+app.command()(demo.demo)
+app.command()(doctor.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from tmcr import __version__
+
+        typer.echo(f"tmcr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Predicts how people would rate a photo, says why, and compares it with others of its kind."""
+
+
+def run() -> None:
+    """Entry point: a user's mistake is one line on stderr and exit code 2; Ctrl-C is exit code 130."""
+    try:
+        app()
+    except TmcrError as error:
+        print(f"tmcr: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("tmcr: stopped; what was finished is kept", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone (`tmcr score … | head`)
+        sys.stderr.close()
+        sys.exit(0)

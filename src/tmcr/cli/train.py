@@ -1,0 +1,54 @@
+"""`tmcr train`: rated photos in, a model folder and its honest evaluation out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    data: Annotated[str, typer.Option(help="Data SPEC, e.g. oasis@FOLDER or csv:ratings.csv.")],
+    out: Annotated[Path, typer.Option(help="Run folder; a run that was stopped is taken up again.")],
+    preset: Annotated[str, typer.Option(help="paper, official or small.")] = "small",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: --set rank.epochs=10 (repeatable).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    tags: Annotated[Path | None, typer.Option(help="Folder with semantic.txt and attribute.txt.")] = None,
+    allow_leakage: Annotated[
+        bool, typer.Option("--allow-leakage", help="Train although test photos are in the training part.")
+    ] = False,
+) -> None:
+    """Train a model: match → cluster → rank → fit → evaluate. Every stage resumes after a kill.
+
+    Examples:
+
+        tmcr train --data csv:ratings.csv --out runs/mine
+
+        tmcr train --data oasis@data/oasis --preset small --set fit.mode=lp --out runs/lp
+    """
+    from tmcr.report.figures import training_curves
+    from tmcr.report.terminal import StageProgress, make_console, metrics_table
+    from tmcr.training.config import parse_setting
+    from tmcr.training.config import preset as preset_called
+    from tmcr.training.pipeline import Run
+    from tmcr.training.pipeline import train as run_training
+
+    overrides = dict(parse_setting(text) for text in settings or [])
+    config = preset_called(preset).with_overrides(
+        {"data": data, "seed": seed, "device": device, "tags": tags, "allow_leakage": allow_leakage}
+        | overrides
+    )
+    console = make_console()
+    with StageProgress(console) as progress:
+        run = Run(config, out, progress=progress)
+        console.print(f"{run.everything.description} on {run.hardware}", highlight=False)
+        model, report = run_training(run)
+    if (out / "metrics.jsonl").exists():
+        training_curves(out / "metrics.jsonl", out / "curves.png")
+    if report is not None:
+        metrics_table([("test", report)], console)
+    console.print(f"model: {model}", highlight=False)

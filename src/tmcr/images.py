@@ -1,0 +1,330 @@
+"""The one decoder: any photo in, an upright sRGB image out, or an `ImageError` that says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import math
+import os
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from tmcr.errors import ImageError
+
+Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.generic]
+
+HEIC_SUFFIXES = frozenset({".heic", ".heif"})
+RAW_SUFFIXES = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2"})
+IMAGE_SUFFIXES = (
+    frozenset(
+        {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".mpo"}
+    )
+    | HEIC_SUFFIXES
+    | RAW_SUFFIXES
+)
+
+# A JPEG may be decoded at a fraction of its size as long as its shorter side stays this many times the
+# side that is needed: the resize that follows then still averages over several pixels.
+DRAFT_MARGIN = 2
+
+# What Pillow's decoders raise on damaged data. Anything they find wrong, they say in one of these.
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError,
+    MemoryError, AssertionError, ZeroDivisionError, NotImplementedError, RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What is refused before it is decoded.
+
+    Attributes:
+        max_pixels: width × height, at most.
+        max_bytes: size of the file, at most.
+        min_side: shorter side in pixels, at least.
+    """
+
+    max_pixels: int = 200_000_000
+    max_bytes: int = 512 * 2**20
+    min_side: int = 8
+
+
+def decode(
+    source: Source,
+    *,
+    target_side: int | None = None,
+    limits: ImageLimits | None = None,
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> Image.Image:
+    """Decode a photo to an upright RGB image in sRGB; the source is left as it was.
+
+    Args:
+        source: path, bytes, binary file object, PIL image, or array (H, W), (H, W, 1|3|4) of uint8, uint16
+            or floats in 0..1.
+        target_side: shorter side that is needed. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size where its
+            shorter side stays at least `DRAFT_MARGIN` times this.
+        limits: what to refuse.
+        background: what shows through transparency; white, as on most pages a photo is seen on.
+
+    Raises:
+        ImageError: with the reason; nothing else.
+    """
+    limits = limits or ImageLimits()
+    name = source_name(source)
+    if isinstance(source, np.ndarray):
+        return _upright_rgb(_from_array(source, name), name, limits, background)
+    if isinstance(source, Image.Image):
+        try:
+            return _upright_rgb(source.copy(), name, limits, background)
+        except _DAMAGE as error:
+            raise ImageError("truncated", f"the image cannot be decoded ({_brief(error)})", name) from None
+    data = _read(source, name, limits)
+    suffix = Path(name).suffix.lower()
+    if suffix in RAW_SUFFIXES and not data.startswith(b"\xff\xd8"):
+        return _upright_rgb(_from_raw(data, name), name, limits, background)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = _open(data, suffix, name)
+            _check_size(image.size, name, limits)
+            if target_side is not None and image.format in ("JPEG", "MPO"):
+                image.draft("RGB", _draft_size(image.size, DRAFT_MARGIN * target_side))
+            image.load()
+            return _upright_rgb(image, name, limits, background)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError("not_an_image", "no decoder recognizes this file as an image", name) from None
+    except Image.DecompressionBombError:
+        raise ImageError("too_large", "the header claims far too many pixels", name) from None
+    except _DAMAGE as error:
+        raise ImageError("truncated", f"the file is damaged or cut short ({_brief(error)})", name) from None
+
+
+def content_hash(source: Source) -> str:
+    """Hex digest of a file's bytes, or of the decoded pixels of an image or array.
+
+    Raises:
+        ImageError: the source cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(source, np.ndarray | Image.Image):
+        array = np.asarray(source)
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    else:
+        digest.update(_read(source, source_name(source), ImageLimits()))
+    return digest.hexdigest()
+
+
+def source_name(source: Source) -> str:
+    """How a source is called in results and messages."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "<bytes>"
+    if isinstance(source, np.ndarray):
+        return "<array>"
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "") or "<image>")
+    name = getattr(source, "name", "")
+    return name if isinstance(name, str) and name else "<file>"
+
+
+def find_photos(patterns: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    """Files named by files, folders (searched to the bottom, sorted, hidden names left out) and globs.
+
+    What does not exist is yielded as it is, so that it becomes a row with an error instead of vanishing.
+    """
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            yield from _photos_below(path)
+        elif path.exists() or not any(mark in str(pattern) for mark in "*?["):
+            yield path
+        else:
+            import glob
+
+            found = sorted(glob.glob(str(pattern), recursive=True))
+            yield from (Path(name) for name in found if not Path(name).is_dir())
+
+
+def _photos_below(folder: Path) -> Iterator[Path]:
+    for here, folders, files in os.walk(folder):  # does not follow links, so it cannot run in circles
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                yield Path(here) / name
+
+
+def _read(source: str | os.PathLike[str] | bytes | BinaryIO, name: str, limits: ImageLimits) -> bytes:
+    """The bytes of a source, none more than the limit."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        data = bytes(source)
+    elif isinstance(source, str | os.PathLike):
+        try:
+            # Not blocking, so that opening a pipe that nobody writes to returns.
+            descriptor = os.open(
+                source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+            )
+            with open(descriptor, "rb") as file:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
+                    what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+                    raise ImageError("unreadable", f"this is {what}", name)
+                if status.st_size > limits.max_bytes:
+                    raise _too_many_bytes(status.st_size, name, limits)
+                data = file.read(limits.max_bytes + 1)
+        except FileNotFoundError:
+            raise ImageError("missing", "no such file", name) from None
+        except (OSError, ValueError) as error:
+            raise ImageError("unreadable", f"cannot be read ({_brief(error)})", name) from None
+    else:
+        try:
+            data = source.read(limits.max_bytes + 1)
+        except (OSError, ValueError) as error:
+            raise ImageError("unreadable", f"cannot be read ({_brief(error)})", name) from None
+    if not data:
+        raise ImageError("empty", "the file has no content", name)
+    if len(data) > limits.max_bytes:
+        raise _too_many_bytes(len(data), name, limits)
+    return data
+
+
+def _open(data: bytes, suffix: str, name: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc") or suffix in HEIC_SUFFIXES:
+            return _from_heic(data, name)
+        raise
+
+
+def _from_heic(data: bytes, name: str) -> Image.Image:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError("unsupported", "HEIC needs an extra: pip install 'tmcr[raw]'", name) from None
+    image: Image.Image = pillow_heif.open_heif(io.BytesIO(data)).to_pillow()
+    return image
+
+
+def _from_raw(data: bytes, name: str) -> Image.Image:
+    try:
+        import rawpy
+    except ImportError:
+        raise ImageError("unsupported", "RAW needs an extra: pip install 'tmcr[raw]'", name) from None
+    try:
+        with rawpy.imread(io.BytesIO(data)) as raw:
+            return Image.fromarray(raw.postprocess(use_camera_wb=True, half_size=True))
+    except (rawpy.LibRawError, *_DAMAGE) as error:
+        raise ImageError("truncated", f"the RAW file is damaged ({_brief(error)})", name) from None
+
+
+def _from_array(array: NDArray[np.generic], name: str) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or 0 in array.shape:
+        shape = "×".join(map(str, array.shape))
+        raise ImageError(
+            "unsupported", f"an array must be (H, W), (H, W, 3) or (H, W, 4), not {shape}", name
+        )
+    if array.dtype == np.uint16:
+        array = (array.astype(np.uint32) * 255 + 32767) // 65535
+    elif array.dtype == np.bool_:
+        array = array * np.uint8(255)
+    elif np.issubdtype(array.dtype, np.floating):
+        values = array.astype(np.float64)
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+            raise ImageError("unsupported", "a float array must hold numbers in 0..1, none missing", name)
+        array = np.rint(values * 255)
+    elif array.dtype != np.uint8:
+        raise ImageError("unsupported", f"an array must be uint8, uint16 or float, not {array.dtype}", name)
+    return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
+
+
+def _upright_rgb(
+    image: Image.Image, name: str, limits: ImageLimits, background: tuple[int, int, int]
+) -> Image.Image:
+    _check_size(image.size, name, limits)
+    # Broken metadata is no reason to refuse the pixels: without it the photo is shown as stored.
+    with contextlib.suppress(*_DAMAGE):
+        image = ImageOps.exif_transpose(image)
+    profile = image.info.get("icc_profile")
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
+        image = _eight_bit(image)
+    elif image.mode in ("P", "PA") or (image.mode in ("L", "1", "RGB") and "transparency" in image.info):
+        image = image.convert("RGBA")
+    if image.mode in ("RGBA", "LA", "La", "RGBa"):
+        image = image.convert("RGBA")
+        below = Image.new("RGBA", image.size, (*background, 255))
+        below.alpha_composite(image)
+        image = below.convert("RGB")
+    if profile:
+        image = _to_srgb(image, profile)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scale deep grey to 8 bits; Pillow's own conversion would clip it."""
+    values = np.asarray(image).astype(np.float64)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    if image.mode == "F" and values.max() <= 1:
+        scale = 255.0
+    else:
+        scale = 1.0 if values.max() <= 255 and image.mode in ("I", "F") else 255 / 65535
+    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+
+
+_SRGB = ImageCms.createProfile("sRGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert by the embedded profile; a broken or ill-fitting one is ignored."""
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(own):
+            return image
+        converted = ImageCms.profileToProfile(image, own, _SRGB, outputMode="RGB")
+    except (ImageCms.PyCMSError, *_DAMAGE):
+        return image
+    return converted if converted is not None else image
+
+
+def _draft_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    shorter = min(size)
+    if shorter <= side:
+        return size
+    return math.ceil(size[0] * side / shorter), math.ceil(size[1] * side / shorter)
+
+
+def _check_size(size: tuple[int, int], name: str, limits: ImageLimits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            "too_large", f"{width}×{height} pixels, more than the {limits.max_pixels:,} allowed", name
+        )
+    if min(width, height) < limits.min_side:
+        raise ImageError("too_small", f"{width}×{height} pixels; each side needs {limits.min_side}", name)
+
+
+def _too_many_bytes(size: int, name: str, limits: ImageLimits) -> ImageError:
+    return ImageError(
+        "too_large", f"{size / 2**20:,.0f} MiB, more than the {limits.max_bytes / 2**20:,.0f} allowed", name
+    )
+
+
+def _brief(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:120] if text else type(error).__name__

@@ -1,0 +1,244 @@
+"""Stage 4, fit: the prediction head, alone (LP) or together with the image encoder (FT), under EMD (eq. 12–15)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tmcr.encoders import ImageEncoder
+from tmcr.hardware import Hardware
+from tmcr.losses import emd_loss
+from tmcr.network import PredictionHead, expected_score
+from tmcr.training.config import FitConfig
+from tmcr.training.match import Matched
+from tmcr.training.photos import PhotoViews
+from tmcr.training.rank import train_mode
+from tmcr.training.stage import MetricsLog, Progress, write_atomically
+
+
+@dataclass(frozen=True)
+class FitData:
+    """What the head learns from. Indices count the readable photos.
+
+    Attributes:
+        matched: tag similarities.
+        photos: pixels for the image encoder.
+        distributions: (n, D) rating distributions.
+        score_values: (D,).
+        train, validation: indices of the two parts.
+        level_features: (n, W) features of the frozen encoder, or None where no branch needs them.
+    """
+
+    matched: Matched
+    photos: PhotoViews
+    distributions: Tensor
+    score_values: Tensor
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    level_features: Tensor | None
+
+
+def prepare_head(head: PredictionHead, data: FitData) -> None:
+    """Take the standardisation and the starting answer from the training photos."""
+    if head.config.uses_tags:
+        mean, std = similarity_statistics(data.matched, data.train)
+        head.tag_scale.set(mean[: head.config.n_tags], std[: head.config.n_tags])
+    if head.config.uses_levels and data.level_features is not None:
+        head.level_scale.fit(data.level_features[torch.from_numpy(data.train)])
+    head.start_from(data.distributions[torch.from_numpy(data.train)].mean(0))
+
+
+def similarity_statistics(
+    matched: Matched, rows: NDArray[np.int64], block: int = 4096
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (M+N,) of the tag similarities, block by block."""
+    total = torch.zeros(len(matched.text), dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for start in range(0, len(rows), block):
+        part = matched.similarities(rows[start : start + block]).double()
+        total += part.sum(0)
+        squares += (part**2).sum(0)
+    mean = total / len(rows)
+    return mean.float(), (squares / len(rows) - mean**2).clamp_min(0).sqrt().float()
+
+
+def fit(
+    head: PredictionHead,
+    encoder: ImageEncoder | None,
+    data: FitData,
+    *,
+    config: FitConfig,
+    hardware: Hardware,
+    seed: int,
+    checkpoint: Path,
+    log: MetricsLog,
+    progress: Progress,
+    stage: str = "fit",
+) -> dict[str, float]:
+    """Train `head`, and `encoder` too where it is given (FT), in place; both end as they were at the best epoch.
+
+    The best epoch is the one with the lowest EMD on the validation part; the test part is never looked at.
+
+    Returns:
+        epoch, validation EMD and SRCC of the best epoch.
+    """
+    torch.manual_seed(seed)
+    head.to(hardware.device)
+    groups: list[dict[str, Any]] = [{"params": list(head.parameters()), "lr": config.learning_rate}]
+    if encoder is not None:
+        encoder.to(hardware.device)
+        lr = config.encoder_learning_rate or config.learning_rate
+        groups.append({"params": list(encoder.parameters()), "lr": lr})
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, config.decay)
+    parts = {"head": head} if encoder is None else {"head": head, "encoder": encoder}
+
+    epoch = 0
+    best: dict[str, Any] = {"emd": float("inf"), "epoch": -1}
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=hardware.device, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["rng"].cpu())
+        epoch, best = state["epoch"], state["best"]
+        log.cut(state["log_position"])
+    else:
+        best = _score_epoch(head, encoder, data, config, hardware) | {"epoch": -1, "state": _states(parts)}
+    steps = -(-len(data.train) // config.batch_size)
+    progress.start(stage, config.epochs * steps, epoch * steps)
+
+    while epoch < config.epochs and epoch - best["epoch"] <= config.patience:
+        loss = _train_epoch(head, encoder, data, config, hardware, optimizer, seed, epoch, progress)
+        lr = float(optimizer.param_groups[0]["lr"])
+        schedule.step()
+        now = _score_epoch(head, encoder, data, config, hardware)
+        log.add(stage=stage, epoch=epoch, loss=loss, lr=lr, val_emd=now["emd"], val_srcc=now["srcc"])
+        if now["emd"] < best["emd"]:
+            best = now | {"epoch": epoch, "state": _states(parts)}
+        epoch += 1
+        state = {name: part.state_dict() for name, part in parts.items()} | {
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "rng": torch.get_rng_state(),
+            "epoch": epoch,
+            "best": best,
+            "log_position": log.position(),
+        }
+        write_atomically(checkpoint, lambda part, state=state: torch.save(state, part))
+
+    for name, part in parts.items():
+        part.load_state_dict(best["state"][name])
+        part.eval()
+    return {"epoch": best["epoch"], "val_emd": best["emd"], "val_srcc": best["srcc"]}
+
+
+def _train_epoch(
+    head: PredictionHead,
+    encoder: ImageEncoder | None,
+    data: FitData,
+    config: FitConfig,
+    hardware: Hardware,
+    optimizer: torch.optim.Optimizer,
+    seed: int,
+    epoch: int,
+    progress: Progress,
+) -> float:
+    order = np.random.default_rng((seed, epoch)).permutation(data.train)
+    batches = [
+        order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)
+    ]
+    if len(batches) > 1 and len(batches[-1]) < 2:  # batch normalisation needs two
+        batches[-2:] = [np.concatenate(batches[-2:])]
+    views = data.photos.random(batches, epoch) if encoder is not None else None
+    head.train()
+    if encoder is not None:
+        train_mode(encoder, freeze_batch_norm=True)
+    total = 0.0
+    for batch in batches:
+        optimizer.zero_grad(set_to_none=True)
+        similarities = data.matched.similarities(batch).to(hardware.device)
+        with hardware.autocast():
+            if encoder is not None and views is not None:
+                features: Tensor | None = encoder(next(views).to(hardware.device))
+            else:
+                features = _rows(data.level_features, batch, hardware)
+            logits = head(similarities, features)
+        target = _rows(data.distributions, batch, hardware)
+        loss = emd_loss(logits.float().softmax(1), target, r=config.r).mean()
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(batch)
+        progress.step(1, loss=loss.item(), lr=optimizer.param_groups[0]["lr"])
+    return total / len(order)
+
+
+@torch.no_grad()
+def _score_epoch(
+    head: PredictionHead, encoder: ImageEncoder | None, data: FitData, config: FitConfig, hardware: Hardware
+) -> dict[str, Any]:
+    """EMD and SRCC on the validation part."""
+    from scipy.stats import spearmanr
+
+    predicted = predict(head, encoder, data, data.validation, hardware, config.batch_size)
+    target = data.distributions[torch.from_numpy(data.validation)]
+    emd = emd_loss(predicted, target, r=config.r).mean().item()
+    guess, truth = expected_score(predicted, data.score_values), expected_score(target, data.score_values)
+    constant = bool((guess.max() - guess.min()) < 1e-9)
+    return {"emd": emd, "srcc": 0.0 if constant else float(spearmanr(guess, truth).statistic)}
+
+
+@torch.no_grad()
+def predict(
+    head: PredictionHead,
+    encoder: ImageEncoder | None,
+    data: FitData,
+    rows: NDArray[np.int64],
+    hardware: Hardware,
+    batch_size: int,
+) -> Tensor:
+    """Predicted distributions (B, D) of the photos at `rows`, with the encoder's present weights if it is given."""
+    head.eval()
+    if encoder is not None:
+        encoder.eval()
+    out = []
+    pixels = data.photos.scored(rows.tolist(), batch_size) if encoder is not None else None
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        with hardware.autocast():
+            if encoder is not None and pixels is not None:
+                features: Tensor | None = encoder(next(pixels).to(hardware.device))
+            else:
+                features = _rows(data.level_features, batch, hardware)
+            logits = head(data.matched.similarities(batch).to(hardware.device), features)
+        out.append(logits.float().softmax(1).cpu())
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def level_features(
+    encoder: ImageEncoder, photos: PhotoViews, count: int, hardware: Hardware, batch_size: int
+) -> Tensor:
+    """F_level (count, W) of all photos under the frozen encoder, prepared as for scoring."""
+    encoder.to(hardware.device).eval()
+    out = []
+    for pixels in photos.scored(range(count), batch_size):
+        with hardware.autocast():
+            out.append(encoder(pixels.to(hardware.device)).float().cpu())
+    return torch.cat(out)
+
+
+def _rows(values: Tensor | None, batch: NDArray[np.int64], hardware: Hardware) -> Any:
+    return None if values is None else values[torch.from_numpy(batch)].to(hardware.device)
+
+
+def _states(parts: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    return {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}

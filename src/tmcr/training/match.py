@@ -1,0 +1,130 @@
+"""Stage 1, match: every photo is decoded once, hashed and embedded by the frozen image–text encoder (eq. 3–7).
+
+Embeddings are kept, not similarities: they are smaller, and other tag libraries can be matched with them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tmcr.encoders import ImageTextEncoder
+from tmcr.errors import DataError, ImageError
+from tmcr.features import FeatureStore
+from tmcr.hardware import Hardware
+from tmcr.images import content_hash, decode
+from tmcr.matching import match
+from tmcr.streaming import batched, ordered_map
+from tmcr.training.stage import Progress, write_atomically
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Photos that could be read, as embeddings, and the tags to compare them with.
+
+    Attributes:
+        rows: (n,) positions in the manifest of the photos that could be read.
+        hashes: their content hashes.
+        embeddings: (n, E) L2-normalised image embeddings.
+        text: (M+N, E) L2-normalised tag embeddings.
+        n_semantic: M.
+        errors: photo path → why it could not be read.
+    """
+
+    rows: NDArray[np.int64]
+    hashes: tuple[str, ...]
+    embeddings: NDArray[np.float32]
+    text: Tensor
+    n_semantic: int
+    errors: dict[str, str]
+
+    def similarities(self, indices: Sequence[int] | NDArray[np.int64]) -> Tensor:
+        """F_TM (B, M+N) of the photos at `indices`."""
+        return match(torch.from_numpy(self.embeddings[np.asarray(indices)]), self.text)
+
+    def semantic(self, indices: Sequence[int] | NDArray[np.int64]) -> Tensor:
+        """Sim_sem (B, M) of the photos at `indices`."""
+        return match(torch.from_numpy(self.embeddings[np.asarray(indices)]), self.text[: self.n_semantic])
+
+
+def embed_photos(
+    folder: Path,
+    paths: Sequence[Path],
+    encoder: ImageTextEncoder,
+    store: FeatureStore,
+    *,
+    hardware: Hardware,
+    batch_size: int,
+    progress: Progress,
+) -> None:
+    """Fill `folder` with hashes, errors and embeddings of all `paths`; a photo already in the store is not decoded.
+
+    Raises:
+        DataError: fewer than half of the photos can be read.
+    """
+    progress.start("match", len(paths))
+    hashes: list[str | None] = []
+    errors: dict[str, str] = {}
+    known = set(store.all_keys())
+    encoder.to(hardware.device)
+
+    def prepare(path: Path) -> tuple[Path, str | None, NDArray[np.float32] | str | None]:
+        try:
+            photo = content_hash(path)
+            if photo in known:
+                return path, photo, None
+            return path, photo, encoder.preprocess(decode(path, target_side=encoder.preprocess.target_side))
+        except ImageError as error:
+            return path, None, error.detail
+
+    stream = ordered_map(prepare, paths, workers=hardware.photo_workers, ahead=2 * batch_size)
+    for batch in batched(stream, batch_size):
+        fresh = {photo: pixels for _, photo, pixels in batch if photo and isinstance(pixels, np.ndarray)}
+        if fresh:
+            pixels = torch.from_numpy(np.stack(list(fresh.values()))).to(hardware.device)
+            with hardware.autocast():
+                embedded = encoder.encode_images(pixels)
+            store.put(fresh.keys(), embedded.float().cpu().numpy())
+            known.update(fresh)
+        for path, photo, outcome in batch:
+            hashes.append(photo)
+            if isinstance(outcome, str):
+                errors[str(path)] = outcome
+        progress.step(len(batch))
+
+    readable = [photo for photo in hashes if photo]
+    if len(readable) < len(paths) / 2:
+        path, reason = next(iter(errors.items()))
+        raise DataError(
+            f"only {len(readable)} of {len(paths)} photos can be read; the first failure is {path}: {reason}"
+        )
+    embeddings = store.get(readable)
+    write_atomically(folder / "embeddings.npy", lambda part: _save_array(part, embeddings))
+    write_atomically(folder / "photos.json", json.dumps({"hashes": hashes, "errors": errors}))
+
+
+def load_matched(folder: Path, text: Tensor, n_semantic: int) -> Matched:
+    """Read what `embed_photos` left in `folder`."""
+    photos = json.loads((folder / "photos.json").read_text())
+    hashes: list[str | None] = photos["hashes"]
+    rows = np.array([row for row, photo in enumerate(hashes) if photo], dtype=np.int64)
+    return Matched(
+        rows,
+        tuple(photo for photo in hashes if photo),
+        np.load(folder / "embeddings.npy", mmap_mode="r"),
+        text,
+        n_semantic,
+        photos["errors"],
+    )
+
+
+def _save_array(path: Path, array: NDArray[np.float32]) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)

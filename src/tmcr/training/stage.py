@@ -1,0 +1,124 @@
+"""Stages of a run: skipped when nothing they depend on has changed, taken up again where a kill left them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """Whoever watches a run."""
+
+    def start(self, stage: str, total: int, done: int = 0) -> None:
+        """A stage begins, `done` of its `total` steps already taken."""
+
+    def step(self, amount: int = 1, **values: float) -> None:
+        """`amount` more steps are taken; `values` are worth showing (loss, learning rate, …)."""
+
+    def finish(self, summary: str) -> None:
+        """The stage is over, or was skipped."""
+
+
+class Silent:
+    """Watches nothing."""
+
+    def start(self, stage: str, total: int, done: int = 0) -> None: ...
+
+    def step(self, amount: int = 1, **values: float) -> None: ...
+
+    def finish(self, summary: str) -> None: ...
+
+
+class Stage:
+    """A folder for one stage's result.
+
+    `begun.json` holds the digest of the stage's inputs while it works, `done.json` that and a summary when it
+    is complete. Another digest means the inputs have changed: the folder is emptied and the work starts anew.
+    """
+
+    def __init__(self, run: Path, name: str, inputs: Mapping[str, Any]) -> None:
+        self.name = name
+        self.folder = run / "stages" / name
+        self.digest = digest(inputs)
+
+    def complete(self) -> bool:
+        return self._read("done.json").get("inputs") == self.digest
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the completed stage said of itself."""
+        return dict(self._read("done.json").get("summary", {}))
+
+    def run(self, work: Callable[[Path], dict[str, Any]]) -> bool:
+        """Do the work unless it is done; returns whether anything was done.
+
+        `work` gets the stage's folder, which holds what an interrupted attempt with the same inputs left
+        there, and returns a summary for `done.json`.
+        """
+        if self.complete():
+            return False
+        if self._read("begun.json").get("inputs") != self.digest:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            write_atomically(self.folder / "begun.json", json.dumps({"inputs": self.digest}))
+        started = time.monotonic()
+        summary = work(self.folder)
+        record = {
+            "inputs": self.digest,
+            "seconds": round(time.monotonic() - started, 2),
+            "summary": summary,
+        }
+        write_atomically(self.folder / "done.json", json.dumps(record, indent=2))
+        return True
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.folder / name).read_text()))
+        except (OSError, ValueError):
+            return {}
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON object a line. A resumed stage cuts off what it is about to repeat."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def position(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def cut(self, position: int) -> None:
+        if self.position() > position:
+            os.truncate(self.path, position)
+
+    def add(self, **values: str | float) -> None:
+        rounded = {
+            key: float(f"{value:.6g}") if isinstance(value, float) else value
+            for key, value in values.items()
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(rounded) + "\n")
+
+
+def digest(inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def write_atomically(path: Path, content: str | bytes | Callable[[Path], None]) -> None:
+    """Write a file so that it is there whole or not at all; `content` may be a function that writes to a path."""
+    part = path.with_name(path.name + ".part")
+    if callable(content):
+        content(part)
+    elif isinstance(content, bytes):
+        part.write_bytes(content)
+    else:
+        part.write_text(content, encoding="utf-8")
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
