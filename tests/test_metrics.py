@@ -52,12 +52,8 @@ def test_correlations_equal_scipys_with_ties(data):
         with pytest.raises(MetricError, match="all the same"):
             metrics.srcc(predicted, true)
         return
-    assert metrics.srcc(predicted, true) == pytest.approx(
-        stats.spearmanr(predicted, true).statistic, abs=1e-12
-    )
-    assert metrics.plcc(predicted, true) == pytest.approx(
-        stats.pearsonr(predicted, true).statistic, abs=1e-12
-    )
+    assert metrics.srcc(predicted, true) == pytest.approx(stats.spearmanr(predicted, true).statistic, abs=1e-12)
+    assert metrics.plcc(predicted, true) == pytest.approx(stats.pearsonr(predicted, true).statistic, abs=1e-12)
 
 
 def test_srcc_by_hand_with_a_tie():
@@ -110,9 +106,7 @@ def test_emd_by_hand():
 
 def test_emd_one_is_the_wasserstein_distance_in_units_of_the_number_of_bins():
     predicted, true = random_distributions(20, seed=1), random_distributions(20, seed=2)
-    by_scipy = [
-        stats.wasserstein_distance(VALUES, VALUES, p, t) for p, t in zip(predicted, true, strict=True)
-    ]
+    by_scipy = [stats.wasserstein_distance(VALUES, VALUES, p, t) for p, t in zip(predicted, true, strict=True)]
     assert metrics.emd_per_photo(predicted, true, r=1) == pytest.approx(np.array(by_scipy) / 10)
 
 

@@ -18,9 +18,7 @@ from tmcr.network import (
 
 def make_head(**changes: object) -> PredictionHead:
     torch.manual_seed(0)
-    config = HeadConfig(
-        **({"n_semantic": 5, "n_attribute": 4, "level_width": 6, "n_bins": 10, "hidden": 8} | changes)
-    )
+    config = HeadConfig(**({"n_semantic": 5, "n_attribute": 4, "level_width": 6, "n_bins": 10, "hidden": 8} | changes))
     head = PredictionHead(config)
     for module in head.modules():  # as after training: nothing is at its neutral starting value
         if isinstance(module, torch.nn.BatchNorm1d):

@@ -17,9 +17,7 @@ def test_results_come_in_order(workers: int) -> None:
         time.sleep(0.002 if n % 2 == 0 else 0)
         return n * n
 
-    assert list(ordered_map(slow_when_even, range(50), workers=workers, ahead=8)) == [
-        n * n for n in range(50)
-    ]
+    assert list(ordered_map(slow_when_even, range(50), workers=workers, ahead=8)) == [n * n for n in range(50)]
 
 
 def test_it_never_runs_further_ahead_than_told() -> None:

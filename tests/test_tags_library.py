@@ -10,9 +10,7 @@ from tmcr.errors import TagError
 from tmcr.tags import TagLibraries, TagLibrary
 
 
-def libraries(
-    semantic: tuple[str, ...] = ("dog", "sea"), attribute: tuple[str, ...] = ("sharp",)
-) -> TagLibraries:
+def libraries(semantic: tuple[str, ...] = ("dog", "sea"), attribute: tuple[str, ...] = ("sharp",)) -> TagLibraries:
     return TagLibraries(TagLibrary("semantic", semantic), TagLibrary("attribute", attribute))
 
 
@@ -28,9 +26,7 @@ def test_saving_and_loading_gives_the_same_libraries(tmp_path: Path) -> None:
 def test_the_hash_knows_order_and_library_but_not_facets() -> None:
     assert libraries(("dog", "sea")).hash != libraries(("sea", "dog")).hash
     assert libraries(("dog",), ("sea", "x")).hash != libraries(("dog", "sea"), ("x",)).hash
-    with_facets = TagLibraries(
-        TagLibrary("semantic", ("dog", "sea"), ("a", "b")), TagLibrary("attribute", ("sharp",))
-    )
+    with_facets = TagLibraries(TagLibrary("semantic", ("dog", "sea"), ("a", "b")), TagLibrary("attribute", ("sharp",)))
     assert with_facets.hash == libraries().hash
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from photos import build_photos
 from phrases import (
     DIM,
     LONGEST,
@@ -25,10 +26,15 @@ from phrases import (
     train_tokenizer,
     vocabulary_phrases,
 )
-from photos import build_photos
 from student import INPUT, MEAN, STD, Student, distil
 from teacher import label_photos
-from transformers import AutoTokenizer, BertConfig, ResNetConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    ResNetConfig,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+)
 
 WIDTHS = [32, 64, 128, 224]
 
@@ -47,7 +53,9 @@ def build_model(vocabulary: int) -> VisionTextDualEncoderModel:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    return VisionTextDualEncoderModel(VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=DIM))
+    return VisionTextDualEncoderModel(
+        VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=DIM)
+    )
 
 
 def main() -> None:
@@ -74,7 +82,12 @@ def main() -> None:
     student = Student(model.vision_model, model.visual_projection, WIDTHS[-1])
     distil(student, photos, teacher, targets, work, steps=options.steps, seed=options.seed)
     fit = train_text_tower(
-        model.text_model, model.text_projection, tokenizer, phrases, space(phrases), steps=options.text_steps,
+        model.text_model,
+        model.text_projection,
+        tokenizer,
+        phrases,
+        space(phrases),
+        steps=options.text_steps,
         seed=options.seed,
     )
 

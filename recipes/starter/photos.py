@@ -76,9 +76,7 @@ def build_photos(data: Path, out: Path) -> Photos:
             handle.close()
         for row in oasis:
             pixels[len(rows)] = squash(Image.open(data / "oasis" / "images" / row["file"]))
-            rows.append(
-                {"name": row["file"], "source": "oasis", "class": "", "captions": [], "trainable": True}
-            )
+            rows.append({"name": row["file"], "source": "oasis", "class": "", "captions": [], "trainable": True})
         pixels.flush()
         table.write_text(json.dumps(rows))
     rows = json.loads(table.read_text())

@@ -59,8 +59,11 @@ def vocabulary_phrases(data: Path, photos: Photos) -> list[str]:
     """Everything the text tower practises on: tags, class names, captions, and tags put together."""
     tags = TagLibraries.default().names
     captions = [caption for row, kept in enumerate(photos.trainable) if kept for caption in photos.captions[row]]
-    names = [name.strip() for line in (data / "weights" / "imagenet_classes.txt").read_text().splitlines()
-             for name in line.split(",")]
+    names = [
+        name.strip()
+        for line in (data / "weights" / "imagenet_classes.txt").read_text().splitlines()
+        for name in line.split(",")
+    ]
     rng = np.random.default_rng(0)
     pairs = [f"{tags[a]} {tags[b]}" for a, b in rng.integers(0, len(tags), (6000, 2))]
     classes = sorted(set(photos.classes) - {""})
@@ -76,8 +79,9 @@ def photo_targets(space: SentenceSpace, data: Path, photos: Photos, teacher: Tea
     place = np.empty((count, crops, DIM), np.float32)
     for start in range(0, count, 1024):
         logits = torch.from_numpy(teacher.logits[start : start + 1024].astype(np.float32))
-        place[start : start + 1024] = ((logits / CLASS_TEMPERATURE).softmax(-1)[..., 1:] @ torch.from_numpy(names[1:])
-                                       ).numpy()
+        place[start : start + 1024] = (
+            (logits / CLASS_TEMPERATURE).softmax(-1)[..., 1:] @ torch.from_numpy(names[1:])
+        ).numpy()
     place = unit(place)
     with_caption = [row for row in range(count) if photos.trainable[row] and photos.captions[row]]
     if with_caption:
@@ -112,8 +116,14 @@ def train_tokenizer(phrases: list[str], out: Path) -> None:
 
 
 def train_text_tower(
-    tower: nn.Module, projection: nn.Module, tokenizer: object, phrases: list[str], targets: np.ndarray,
-    *, steps: int, seed: int,
+    tower: nn.Module,
+    projection: nn.Module,
+    tokenizer: object,
+    phrases: list[str],
+    targets: np.ndarray,
+    *,
+    steps: int,
+    seed: int,
 ) -> float:
     """Let the small text tower repeat the sentence space; returns the mean cosine over the phrases."""
     torch.manual_seed(seed)
@@ -145,7 +155,9 @@ def train_text_tower(
     return float(torch.cat(cosines).mean())
 
 
-def caption_recall(data: Path, photos: Photos, embed_photos: object, embed_texts: object, top: int = 5) -> dict[str, float]:
+def caption_recall(
+    data: Path, photos: Photos, embed_photos: object, embed_texts: object, top: int = 5
+) -> dict[str, float]:
     """Share of held-out captioned photos whose caption is among the `top` nearest; chance beside it."""
     rows = [row for row in range(len(photos.names)) if not photos.trainable[row] and photos.captions[row]]
     images = embed_photos(rows)  # type: ignore[operator]
@@ -153,5 +165,3 @@ def caption_recall(data: Path, photos: Photos, embed_photos: object, embed_texts
     order = np.argsort(-(images @ texts.T), axis=1)[:, :top]
     hit = float(np.mean([row in order[row] for row in range(len(rows))]))
     return {"photos": len(rows), f"recall@{top}": hit, "chance": top / len(rows)}
-
-

@@ -93,9 +93,7 @@ class Assessor:
 
         A photo that cannot be read yields an Assessment whose `error` says why.
         """
-        prepared = ordered_map(
-            self._prepare, photos, workers=self.hardware.photo_workers, ahead=2 * batch_size
-        )
+        prepared = ordered_map(self._prepare, photos, workers=self.hardware.photo_workers, ahead=2 * batch_size)
         for batch in batched(prepared, batch_size):
             yield from self._assess_batch(batch)
 
@@ -155,14 +153,10 @@ class Assessor:
                 std=columns["std"][row],
                 distribution=tuple(distribution[row].tolist()),
                 score_values=score_values,
-                percentile=float(
-                    percentile(columns["score"][row], self.model.clusters.quantiles[kinds[row]])
-                ),
+                percentile=float(percentile(columns["score"][row], self.model.clusters.quantiles[kinds[row]])),
                 cluster=Cluster(int(kinds[row]), self.model.clusters.tags[kinds[row]]),
                 semantic_tags=self._top_tags(similarity_rows[row], z_rows[row], 0, n_semantic),
-                attribute_tags=self._top_tags(
-                    similarity_rows[row], z_rows[row], n_semantic, len(z_rows[row])
-                ),
+                attribute_tags=self._top_tags(similarity_rows[row], z_rows[row], n_semantic, len(z_rows[row])),
                 reasons=self._reasons(tags[row]),
                 semantic_contribution=columns["semantic"][row],
                 attribute_contribution=columns["attribute"][row],
@@ -180,9 +174,7 @@ class Assessor:
         """Tag similarities (B, M+N) and level features (B, W) of prepared photos."""
         device = self.hardware.device
         with self.hardware.autocast():
-            embedded = self._image_text.encode_images(
-                _stack([photo.for_tags for photo in batch]).to(device)
-            )
+            embedded = self._image_text.encode_images(_stack([photo.for_tags for photo in batch]).to(device))
             features = None
             if self._encoder is not None:
                 features = self._encoder(_stack([photo.for_levels for photo in batch]).to(device)).float()
@@ -221,9 +213,7 @@ def load(
         ModelError: it is not there, is damaged, or its encoder cannot be had.
         ConfigError: the device cannot be used.
     """
-    folder = (
-        STARTER if str(model) == "starter" else resolve_source(str(model), revision=None, offline=offline)
-    )
+    folder = STARTER if str(model) == "starter" else resolve_source(str(model), revision=None, offline=offline)
     trained = load_model(folder)
     source = trained.image_text.source
     encoder = load_image_text_encoder(

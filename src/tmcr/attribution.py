@@ -61,10 +61,7 @@ def contributions(
     )
 
     # Forward, photo and reference side by side; the reference's standardised inputs are all zero.
-    branches = [
-        _Rectified(layer, x, x.new_zeros(1, x.shape[1]))
-        for layer, x in zip(transforms, inputs, strict=True)
-    ]
+    branches = [_Rectified(layer, x, x.new_zeros(1, x.shape[1])) for layer, x in zip(transforms, inputs, strict=True)]
     fused = torch.cat([branch.output for branch in branches], 1)
     fused_reference = torch.cat([branch.output_reference for branch in branches], 1)
     score_layer = None

@@ -57,9 +57,7 @@ def badly_cropped(image: Image.Image, strength: float) -> Image.Image:
 
 def washed_out(image: Image.Image, strength: float) -> Image.Image:
     """Low contrast, lifted blacks, pale colors."""
-    flat = ImageEnhance.Contrast(ImageEnhance.Color(image).enhance(1 - 0.75 * strength)).enhance(
-        1 - 0.7 * strength
-    )
+    flat = ImageEnhance.Contrast(ImageEnhance.Color(image).enhance(1 - 0.75 * strength)).enhance(1 - 0.7 * strength)
     return Image.blend(flat, Image.new("RGB", image.size, (200, 200, 200)), 0.3 * strength)
 
 

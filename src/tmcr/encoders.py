@@ -47,9 +47,7 @@ def resolve_source(source: str, *, revision: str | None = None, offline: bool = 
     if folder.is_dir():
         return folder
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise ModelError(
-            f"{source}: no such folder; give a folder with config.json, or a Hub id like owner/name"
-        )
+        raise ModelError(f"{source}: no such folder; give a folder with config.json, or a Hub id like owner/name")
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -126,13 +124,9 @@ class ImageTextEncoder:
         )
         if tokens["input_ids"].shape[1] > longest:
             worst = max(texts, key=len)
-            raise TagError(
-                f"{worst!r} is too long for {self.name}, which reads {longest} tokens; shorten it"
-            )
+            raise TagError(f"{worst!r} is too long for {self.name}, which reads {longest} tokens; shorten it")
         device = next(self._model.parameters()).device
-        arguments = {
-            key: tokens[key].to(device) for key in ("input_ids", "attention_mask") if key in tokens
-        }
+        arguments = {key: tokens[key].to(device) for key in ("input_ids", "attention_mask") if key in tokens}
         if fixed:
             arguments.pop("attention_mask", None)
         pooled = self._model.text_model(**arguments).pooler_output
@@ -157,9 +151,7 @@ def load_image_text_encoder(
     folder = resolve_source(source, revision=revision, offline=offline)
     config = _read_json(folder / "config.json")
     if not ("text_config" in config or "text" in config):
-        raise ModelError(
-            f"{source} is a {config.get('model_type')} without a text tower; give a CLIP or SigLIP model"
-        )
+        raise ModelError(f"{source} is a {config.get('model_type')} without a text tower; give a CLIP or SigLIP model")
     model = _load_weights(AutoModel, folder, source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -243,9 +235,7 @@ def image_encoder_from_config(config: dict[str, Any]) -> ImageEncoder:
         model_config = AutoConfig.for_model(values.pop("model_type"), **values)
         tower = AutoModel.from_config(model_config)
     except (ValueError, KeyError) as error:
-        raise ModelError(
-            f"unknown image encoder ({_first_line(error)}); a newer transformers may know it"
-        ) from None
+        raise ModelError(f"unknown image encoder ({_first_line(error)}); a newer transformers may know it") from None
     # A CLIP or SigLIP vision model wraps the tower that the joint model holds bare.
     return ImageEncoder(
         getattr(tower, "vision_model", tower),
@@ -283,14 +273,10 @@ def _load_weights(loader: Any, folder: Path, source: str) -> Any:
             dtype=torch.float32,
         )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise ModelError(
-            f"{source}: cannot be loaded ({_first_line(error)}); copy the folder again"
-        ) from None
+        raise ModelError(f"{source}: cannot be loaded ({_first_line(error)}); copy the folder again") from None
     # Buffers that the network computes itself may be absent; weights may not.
     if missing := sorted(key for key in report["missing_keys"] if "position_ids" not in key):
-        raise ModelError(
-            f"{source}: its weights lack {missing[0]} and {len(missing) - 1} more; copy the folder again"
-        )
+        raise ModelError(f"{source}: its weights lack {missing[0]} and {len(missing) - 1} more; copy the folder again")
     return model
 
 
@@ -302,9 +288,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise ModelError(
-            f"{path.parent}: no {path.name} there; give a folder in transformers' format"
-        ) from None
+        raise ModelError(f"{path.parent}: no {path.name} there; give a folder in transformers' format") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({_first_line(error)}); copy it again") from None
 
@@ -313,10 +297,7 @@ def _fingerprint(folder: Path) -> str:
     """Hash of the files that embeddings depend on."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if (
-            path.suffix in (".safetensors", ".json", ".txt", ".model")
-            and path.name != "preprocessor_config.json"
-        ):
+        if path.suffix in (".safetensors", ".json", ".txt", ".model") and path.name != "preprocessor_config.json":
             total.update(path.name.encode())
             with open(os.path.realpath(path), "rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())

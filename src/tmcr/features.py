@@ -43,13 +43,9 @@ class FeatureStore:
             self._db = sqlite3.connect(path, timeout=60)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS feature (photo TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID"
-            )
+            self._db.execute("CREATE TABLE IF NOT EXISTS feature (photo TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
         except (sqlite3.Error, OSError) as error:
-            raise DataError(
-                f"{path}: cannot use this feature store ({error}); delete it or choose another"
-            ) from None
+            raise DataError(f"{path}: cannot use this feature store ({error}); delete it or choose another") from None
 
     def __enter__(self) -> FeatureStore:
         return self
@@ -77,9 +73,7 @@ class FeatureStore:
             with self._db:
                 self._db.executemany("INSERT OR REPLACE INTO feature VALUES (?, ?)", rows)
         except sqlite3.Error as error:
-            raise DataError(
-                f"{self.path}: cannot add to the feature store ({error}); is the disk full?"
-            ) from None
+            raise DataError(f"{self.path}: cannot add to the feature store ({error}); is the disk full?") from None
 
     def get(self, photos: Sequence[str]) -> NDArray[np.float32]:
         """Features (B, width) of the content hashes, in their order.

@@ -36,9 +36,7 @@ class Hardware:
         return f"{name}, {'bf16' if self.bf16 else 'fp32'}, {self.photo_workers} photo workers"
 
 
-def pick_hardware(
-    device: str = "auto", precision: Precision = "auto", workers: int | None = None
-) -> Hardware:
+def pick_hardware(device: str = "auto", precision: Precision = "auto", workers: int | None = None) -> Hardware:
     """Choose the best device at hand, or check the one asked for.
 
     `precision="auto"` takes bf16 on GPUs that compute it natively and fp32 elsewhere: on a CPU, bf16 changes
@@ -57,9 +55,7 @@ def pick_hardware(
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device {device!r} cannot be used ({reason}); try --device auto or cpu"
-        ) from None
+        raise ConfigError(f"device {device!r} cannot be used ({reason}); try --device auto or cpu") from None
     if precision == "auto":
         bf16 = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
     else:

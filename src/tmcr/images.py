@@ -27,9 +27,7 @@ Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.ge
 HEIC_SUFFIXES = frozenset({".heic", ".heif"})
 RAW_SUFFIXES = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2"})
 IMAGE_SUFFIXES = (
-    frozenset(
-        {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".mpo"}
-    )
+    frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".mpo"})
     | HEIC_SUFFIXES
     | RAW_SUFFIXES
 )
@@ -175,9 +173,7 @@ def _read(source: str | os.PathLike[str] | bytes | BinaryIO, name: str, limits: 
     elif isinstance(source, str | os.PathLike):
         try:
             # Not blocking, so that opening a pipe that nobody writes to returns.
-            descriptor = os.open(
-                source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-            )
+            descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
             with open(descriptor, "rb") as file:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
@@ -237,9 +233,7 @@ def _from_array(array: NDArray[np.generic], name: str) -> Image.Image:
         array = array[:, :, 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or 0 in array.shape:
         shape = "×".join(map(str, array.shape))
-        raise ImageError(
-            "unsupported", f"an array must be (H, W), (H, W, 3) or (H, W, 4), not {shape}", name
-        )
+        raise ImageError("unsupported", f"an array must be (H, W), (H, W, 3) or (H, W, 4), not {shape}", name)
     if array.dtype == np.uint16:
         array = (array.astype(np.uint32) * 255 + 32767) // 65535
     elif array.dtype == np.bool_:
@@ -254,9 +248,7 @@ def _from_array(array: NDArray[np.generic], name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
 
 
-def _upright_rgb(
-    image: Image.Image, name: str, limits: ImageLimits, background: tuple[int, int, int]
-) -> Image.Image:
+def _upright_rgb(image: Image.Image, name: str, limits: ImageLimits, background: tuple[int, int, int]) -> Image.Image:
     _check_size(image.size, name, limits)
     # Broken metadata is no reason to refuse the pixels: without it the photo is shown as stored.
     with contextlib.suppress(*_DAMAGE):
@@ -312,9 +304,7 @@ def _draft_size(size: tuple[int, int], side: int) -> tuple[int, int]:
 def _check_size(size: tuple[int, int], name: str, limits: ImageLimits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
-        raise ImageError(
-            "too_large", f"{width}×{height} pixels, more than the {limits.max_pixels:,} allowed", name
-        )
+        raise ImageError("too_large", f"{width}×{height} pixels, more than the {limits.max_pixels:,} allowed", name)
     if min(width, height) < limits.min_side:
         raise ImageError("too_small", f"{width}×{height} pixels; each side needs {limits.min_side}", name)
 

@@ -215,9 +215,7 @@ def regions_by_density(
     train_scores = _vector(train_scores, "training scores")
     scores = _vector(scores, "scores")
     if not 0 < few <= many <= 1 or not bin_width > 0:
-        raise MetricError(
-            f"regions need 0 < few ≤ many ≤ 1 and a positive bin width, not {few}, {many}, {bin_width}"
-        )
+        raise MetricError(f"regions need 0 < few ≤ many ≤ 1 and a positive bin width, not {few}, {many}, {bin_width}")
     train_bins = _score_bins(train_scores, bin_width)
     bins = _score_bins(scores, bin_width)
     found, counts = np.unique(train_bins, return_counts=True)

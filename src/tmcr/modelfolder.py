@@ -149,9 +149,7 @@ def save_model(
         "training": model.training,
         "metrics": model.metrics,
     }
-    (part / "config.json").write_text(
-        json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    (part / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (part / "README.md").write_text(card, encoding="utf-8")
     content = content_hash_of(part)
     if folder.exists():
@@ -214,18 +212,12 @@ def load_model(folder: Path) -> TrainedModel:
             folder=folder,
         )
     except FileNotFoundError as error:
-        raise ModelError(
-            f"{folder}: the model folder lacks {Path(error.filename or '').name}; copy it again"
-        ) from None
+        raise ModelError(f"{folder}: the model folder lacks {Path(error.filename or '').name}; copy it again") from None
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"{folder}: the model folder is damaged ({reason}); copy or train it again"
-        ) from None
+        raise ModelError(f"{folder}: the model folder is damaged ({reason}); copy or train it again") from None
     if len(text) != len(libraries.names):
-        raise ModelError(
-            f"{folder}: {len(text)} tag embeddings for {len(libraries.names)} tags; copy it again"
-        )
+        raise ModelError(f"{folder}: {len(text)} tag embeddings for {len(libraries.names)} tags; copy it again")
     return model
 
 

@@ -102,9 +102,7 @@ class DimensionTransform(nn.Module):
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight (hidden, width) and bias (hidden,) of the affine map before the ReLU, as at inference."""
-        if (
-            self.norm.running_mean is None or self.norm.running_var is None
-        ):  # BatchNorm1d's own default keeps both
+        if self.norm.running_mean is None or self.norm.running_var is None:  # BatchNorm1d's own default keeps both
             raise AssertionError("batch normalisation without running statistics")
         scale = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)
         bias = (self.linear.bias - self.norm.running_mean) * scale + self.norm.bias

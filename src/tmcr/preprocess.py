@@ -48,13 +48,9 @@ class PreprocessSpec:
         if self.resize_to == 0:
             object.__setattr__(self, "resize_to", self.size)
         if not 0 < self.size <= self.resize_to:
-            raise ModelError(
-                f"preprocessing: size {self.size} must be positive and at most resize_to {self.resize_to}"
-            )
+            raise ModelError(f"preprocessing: size {self.size} must be positive and at most resize_to {self.resize_to}")
         if self.resize not in ("squash", "crop", "letterbox") or self.interpolation not in _RESAMPLING:
-            raise ModelError(
-                f"preprocessing: unknown resize {self.resize!r} or interpolation {self.interpolation!r}"
-            )
+            raise ModelError(f"preprocessing: unknown resize {self.resize!r} or interpolation {self.interpolation!r}")
 
     @property
     def target_side(self) -> int:
@@ -68,9 +64,7 @@ class PreprocessSpec:
             self._crop(resized, (resized.width - self.size) // 2, (resized.height - self.size) // 2)
         )
 
-    def random_view(
-        self, image: Image.Image, rng: np.random.Generator, *, flip: bool = True
-    ) -> NDArray[np.float32]:
+    def random_view(self, image: Image.Image, rng: np.random.Generator, *, flip: bool = True) -> NDArray[np.float32]:
         """Pixel values (3, size, size) of a random crop, mirrored half of the time if `flip`, as for training."""
         resized = self._resized(image)
         left = int(rng.integers(0, resized.width - self.size + 1))
@@ -106,9 +100,7 @@ class PreprocessSpec:
         size = config.get("size", 224)
         size = {"shortest_edge": size} if isinstance(size, int) and config.get("do_center_crop") else size
         size = {"height": size, "width": size} if isinstance(size, int) else dict(size)
-        interpolation = {0: "bicubic", 1: "lanczos", 2: "bilinear", 3: "bicubic"}.get(
-            config.get("resample", 3)
-        )
+        interpolation = {0: "bicubic", 1: "lanczos", 2: "bilinear", 3: "bicubic"}.get(config.get("resample", 3))
         normalize = config.get("do_normalize", True)
         common: dict[str, Any] = {
             "interpolation": interpolation,
@@ -119,14 +111,10 @@ class PreprocessSpec:
             side = int(size["shortest_edge"])
             crop = config.get("crop_size", side)
             crop = int(crop if isinstance(crop, int) else crop["height"])
-            if (
-                "crop_pct" in config
-            ):  # ConvNext's processor, also used by ResNet: crop `side` out of side / crop_pct
+            if "crop_pct" in config:  # ConvNext's processor, also used by ResNet: crop `side` out of side / crop_pct
                 if side >= 384:
                     return cls(size=side, resize="squash", **common)
-                return cls(
-                    size=side, resize="crop", resize_to=int(side / float(config["crop_pct"])), **common
-                )
+                return cls(size=side, resize="crop", resize_to=int(side / float(config["crop_pct"])), **common)
             if not config.get("do_center_crop", False):
                 crop = side
             return cls(size=crop, resize="crop", resize_to=side, **common)
@@ -152,9 +140,7 @@ class PreprocessSpec:
 
     def _resample(self, image: Image.Image, width: int, height: int) -> Image.Image:
         return (
-            image
-            if image.size == (width, height)
-            else image.resize((width, height), _RESAMPLING[self.interpolation])
+            image if image.size == (width, height) else image.resize((width, height), _RESAMPLING[self.interpolation])
         )
 
     def _crop(self, image: Image.Image, left: int, top: int) -> Image.Image:
@@ -173,9 +159,7 @@ def official_image_text(size: int) -> PreprocessSpec:
 
 def official_image(size: int) -> PreprocessSpec:
     """The reference implementation's input to the level encoder: squashed to 256/224 of the crop taken from it."""
-    return PreprocessSpec(
-        size=size, resize="squash", resize_to=round(size * 256 / 224), interpolation="bilinear"
-    )
+    return PreprocessSpec(size=size, resize="squash", resize_to=round(size * 256 / 224), interpolation="bilinear")
 
 
 def _three(values: Any) -> tuple[float, float, float]:

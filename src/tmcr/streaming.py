@@ -12,9 +12,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-def ordered_map(
-    function: Callable[[In], Out], items: Iterable[In], *, workers: int, ahead: int
-) -> Iterator[Out]:
+def ordered_map(function: Callable[[In], Out], items: Iterable[In], *, workers: int, ahead: int) -> Iterator[Out]:
     """Yield function(item) for every item, in order, computed by `workers` threads at most `ahead` items early.
 
     Threads serve well here: Pillow and NumPy release the interpreter lock while they decode and resize.

@@ -12,9 +12,7 @@ from tmcr.cli.options import Model
 
 def demo(
     photos: Annotated[list[str] | None, typer.Argument(help="Your own photos instead.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the damaged copies, results and gallery.")] = Path(
-        "demo-out"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for the damaged copies, results and gallery.")] = Path("demo-out"),
     model: Model = "starter",
 ) -> None:
     """Score two sample photos and damaged copies of them; write a ranking and a gallery.

@@ -19,9 +19,7 @@ def doctor() -> None:
     from tmcr.modelfolder import STARTER
 
     lines = [("python", platform.python_version())]
-    lines += [
-        (package, version(package)) for package in ("tmcr", "torch", "transformers", "pillow", "numpy")
-    ]
+    lines += [(package, version(package)) for package in ("tmcr", "torch", "transformers", "pillow", "numpy")]
     lines.append(("hardware", str(pick_hardware())))
     formats = [name for name in ("jpg", "webp", "avif", "libtiff", "jpg_2000") if features.check(name)]
     lines.append(("image formats", "png gif bmp " + " ".join(formats)))

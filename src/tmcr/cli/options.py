@@ -7,14 +7,10 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="'starter' (ships with tmcr), a model folder, or a Hub id.")
-]
+Model = Annotated[str, typer.Option("--model", "-m", help="'starter' (ships with tmcr), a model folder, or a Hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
-Workers = Annotated[
-    int | None, typer.Option(min=0, help="Threads that decode photos (default: one for each core).")
-]
+Workers = Annotated[int | None, typer.Option(min=0, help="Threads that decode photos (default: one for each core).")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Photos in one pass of the encoders.")]
 Gallery = Annotated[Path | None, typer.Option(help="Write an HTML gallery to this file.")]

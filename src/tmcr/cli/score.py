@@ -21,9 +21,7 @@ KEPT_FOR_TABLE = 2000  # beyond this many photos the ranking on screen would hel
 def score(
     photos: Annotated[list[str], typer.Argument(help="Files, folders or globs.")],
     model: Model = "starter",
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write results to .parquet, .csv or .jsonl.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write results to .parquet, .csv or .jsonl.")] = None,
     gallery: Gallery = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",

@@ -39,8 +39,7 @@ def train(
 
     overrides = dict(parse_setting(text) for text in settings or [])
     config = preset_called(preset).with_overrides(
-        {"data": data, "seed": seed, "device": device, "tags": tags, "allow_leakage": allow_leakage}
-        | overrides
+        {"data": data, "seed": seed, "device": device, "tags": tags, "allow_leakage": allow_leakage} | overrides
     )
     console = make_console()
     with StageProgress(console) as progress:

@@ -20,17 +20,10 @@ def leaks(manifest: Manifest, hashes: Sequence[str]) -> list[tuple[str, str]]:
         if split != "test":
             learnt[content].append(photo)
     tested = zip(manifest.ids, manifest.splits, hashes, strict=True)
-    return [
-        (other, photo)
-        for photo, split, content in tested
-        if split == "test"
-        for other in learnt.get(content, ())
-    ]
+    return [(other, photo) for photo, split, content in tested if split == "test" for other in learnt.get(content, ())]
 
 
-def check_leakage(
-    manifest: Manifest, hashes: Sequence[str], *, allow: bool = False
-) -> list[tuple[str, str]]:
+def check_leakage(manifest: Manifest, hashes: Sequence[str], *, allow: bool = False) -> list[tuple[str, str]]:
     """`leaks`, refused unless allowed.
 
     Raises:

@@ -81,9 +81,7 @@ class Manifest:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of photos, ratings and splits."""
-        total = hashlib.sha256(
-            json.dumps([self.ids, [str(path) for path in self.paths], self.splits]).encode()
-        )
+        total = hashlib.sha256(json.dumps([self.ids, [str(path) for path in self.paths], self.splits]).encode())
         total.update(np.ascontiguousarray(self.distributions).tobytes())
         return total.hexdigest()
 

@@ -57,9 +57,7 @@ def load_ratings(spec: str) -> Manifest:
 
     file_column = find("file", FILE_COLUMNS)
     if file_column is None:
-        raise DataError(
-            f"{path}: which column names the photo? There are {', '.join(columns)}; add ?file=COLUMN"
-        )
+        raise DataError(f"{path}: which column names the photo? There are {', '.join(columns)}; add ?file=COLUMN")
     ids = [str(value).strip() if value is not None else "" for value in columns[file_column]]
     if not ids:
         raise DataError(f"{path}: has a header but no row")
@@ -76,14 +74,10 @@ def load_ratings(spec: str) -> Manifest:
         native = np.array(sorted(votes))
         counts = np.stack([_numbers(columns[votes[value]], votes[value], path) for value in native], 1)
         if (counts < 0).any():
-            raise DataError(
-                f"{path}, row {int(np.argwhere(counts < 0)[0, 0]) + 2}: a count of votes is negative"
-            )
+            raise DataError(f"{path}, row {int(np.argwhere(counts < 0)[0, 0]) + 2}: a count of votes is negative")
         totals = counts.sum(1)
         if (totals == 0).any():
-            raise DataError(
-                f"{path}, row {int(np.flatnonzero(totals == 0)[0]) + 2}: has no vote; delete the row"
-            )
+            raise DataError(f"{path}, row {int(np.flatnonzero(totals == 0)[0]) + 2}: has no vote; delete the row")
         low, high = _scale(options.get("scale"), native[0], native[-1])
         values = 1 + 9 * (native - low) / (high - low)
         distributions = counts / totals[:, None]
@@ -141,12 +135,8 @@ def _read_table(path: Path, separator: str | None) -> dict[str, list[Any]]:
         if path.suffix.lower() in (".parquet", ".pq"):
             table = parquet.read_table(path)
         else:
-            delimiter = {"tab": "\t", None: "\t" if path.suffix.lower() == ".tsv" else ","}.get(
-                separator, separator
-            )
-            table = csv.read_csv(
-                path, parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-            )
+            delimiter = {"tab": "\t", None: "\t" if path.suffix.lower() == ".tsv" else ","}.get(separator, separator)
+            table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
     except FileNotFoundError:
         raise DataError(f"{path}: no such ratings file") from None
     except (pa.ArrowInvalid, OSError, ValueError) as error:
@@ -184,9 +174,7 @@ def _detect_scale(means: NDArray[np.float64], path: Path) -> tuple[float, float]
     for low, high in SCALES:
         if low <= means.min() and means.max() <= high:
             return low, high
-    raise DataError(
-        f"{path}: means from {means.min():g} to {means.max():g} fit no usual scale; add ?scale=LOW-HIGH"
-    )
+    raise DataError(f"{path}: means from {means.min():g} to {means.max():g} fit no usual scale; add ?scale=LOW-HIGH")
 
 
 def _scale(option: str | None, low: float, high: float) -> tuple[float, float]:

@@ -15,9 +15,7 @@ from torch import Tensor
 Form = Literal["paper", "official"]
 
 
-def traversal_loss(
-    features: Tensor, levels: Tensor, *, temperature: float = 0.07, form: Form = "paper"
-) -> Tensor:
+def traversal_loss(features: Tensor, levels: Tensor, *, temperature: float = 0.07, form: Form = "paper") -> Tensor:
     """Loss () of L2-normalised features (B, d) at levels (B,).
 
     `form="paper"`: one round's loss is the mean over i ∈ A, j ∈ P (j ≠ i) of

@@ -75,9 +75,7 @@ class TagLibrary:
         with path.with_suffix(".tsv").open("w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, delimiter="\t", lineterminator="\n")
             rows.writerow(("tag", "library", "facet"))
-            rows.writerows(
-                (tag, self.name, facet) for tag, facet in zip(self.tags, self.facets, strict=True)
-            )
+            rows.writerows((tag, self.name, facet) for tag, facet in zip(self.tags, self.facets, strict=True))
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,7 @@ class Clusters:
     labels: NDArray[np.int64]
 
 
-def fit_clusters(
-    similarities: NDArray[np.float32], k: int | Literal["auto"] = 15, *, seed: int = 0
-) -> Clusters:
+def fit_clusters(similarities: NDArray[np.float32], k: int | Literal["auto"] = 15, *, seed: int = 0) -> Clusters:
     """Mini-batch K-means on similarities (N, M); the same under the same seed.
 
     K is lowered so that a cluster holds at least `SMALLEST_CLUSTER` photos on average, and clusters that end up
@@ -43,9 +41,7 @@ def fit_clusters(
 
     def quality(found: Clusters) -> float:
         labels = found.labels[rows]
-        return (
-            float(silhouette_score(similarities[rows], labels)) if len(set(labels.tolist())) > 1 else -1.0
-        )
+        return float(silhouette_score(similarities[rows], labels)) if len(set(labels.tolist())) > 1 else -1.0
 
     return max(candidates, key=quality)
 

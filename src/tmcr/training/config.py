@@ -28,9 +28,7 @@ class EncodersConfig(_Section):
     image_weights: Literal["pretrained", "random"] = "pretrained"
     # The reference implementation squashes photos and normalises them with ImageNet's statistics in both towers.
     preprocessing: Literal["own", "official"] = "own"
-    image_crop_from: float = Field(
-        256 / 224, ge=1, le=2
-    )  # training crops come from this many times the input size
+    image_crop_from: float = Field(256 / 224, ge=1, le=2)  # training crops come from this many times the input size
     squash: bool = False  # keep the whole frame by squashing it, rather than cropping its centre
     storage: Literal["float32", "float16"] = "float32"
 
@@ -67,9 +65,7 @@ class RankConfig(_Section):
     chunk: int = Field(64, ge=1)
     # Batch normalisation inside the encoder keeps its learnt statistics: a balanced batch is not a fair sample.
     freeze_batch_norm: bool = True
-    level_bins: int = Field(
-        9, ge=2
-    )  # 9 unit-wide levels over 1..10; more, narrower ones for a narrow range
+    level_bins: int = Field(9, ge=2)  # 9 unit-wide levels over 1..10; more, narrower ones for a narrow range
     flip: bool = True
 
 
@@ -101,9 +97,7 @@ class TrainConfig(_Section):
     data: str = ""
     tags: Path | None = None  # folder with semantic.txt and attribute.txt; None: the shipped libraries
     seed: int = 0
-    validation: float = Field(
-        0.15, gt=0, lt=0.5
-    )  # share of the training groups held out for early stopping
+    validation: float = Field(0.15, gt=0, lt=0.5)  # share of the training groups held out for early stopping
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
@@ -185,9 +179,7 @@ def _sections() -> str:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
-    return (
-        f"setting {'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()} (got {problem['input']!r})"
-    )
+    return f"setting {'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()} (got {problem['input']!r})"
 
 
 _SECTION_NAMES = ("encoders", "match", "cluster", "rank", "fit")

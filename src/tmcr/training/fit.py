@@ -55,9 +55,7 @@ def prepare_head(head: PredictionHead, data: FitData) -> None:
     head.start_from(data.distributions[torch.from_numpy(data.train)].mean(0))
 
 
-def similarity_statistics(
-    matched: Matched, rows: NDArray[np.int64], block: int = 4096
-) -> tuple[Tensor, Tensor]:
+def similarity_statistics(matched: Matched, rows: NDArray[np.int64], block: int = 4096) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (M+N,) of the tag similarities, block by block."""
     total = torch.zeros(len(matched.text), dtype=torch.float64)
     squares = torch.zeros_like(total)
@@ -153,9 +151,7 @@ def _train_epoch(
     progress: Progress,
 ) -> float:
     order = np.random.default_rng((seed, epoch)).permutation(data.train)
-    batches = [
-        order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)
-    ]
+    batches = [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
     if len(batches) > 1 and len(batches[-1]) < 2:  # batch normalisation needs two
         batches[-2:] = [np.concatenate(batches[-2:])]
     views = data.photos.random(batches, epoch) if encoder is not None else None

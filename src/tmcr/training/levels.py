@@ -25,9 +25,7 @@ def score_levels(
     return levels
 
 
-def balanced_count(
-    level_sizes: NDArray[np.int64], *, batch_limit: int = 64, most_repeats: int = MOST_REPEATS
-) -> int:
+def balanced_count(level_sizes: NDArray[np.int64], *, batch_limit: int = 64, most_repeats: int = MOST_REPEATS) -> int:
     """N_bal of a cluster from the sizes of its non-empty levels.
 
     As many photos per level as the batch holds, but no more than `most_repeats` times the rarest level's, and at

@@ -100,9 +100,7 @@ class Run:
         if self._image_text is not None:
             return self._image_text
         encoders = self.config.encoders
-        encoder = load_image_text_encoder(
-            _place(encoders.image_text), revision=encoders.image_text_revision
-        )
+        encoder = load_image_text_encoder(_place(encoders.image_text), revision=encoders.image_text_revision)
         if encoders.preprocessing == "official":
             encoder.preprocess = official_image_text(encoder.preprocess.size)
         return encoder
@@ -429,13 +427,9 @@ class Run:
 
     def _views(self, preprocess: PreprocessSpec, rows: NDArray[np.int64] | None, flip: bool) -> PhotoViews:
         paths = self.manifest.paths if rows is None else [self.manifest.paths[row] for row in rows]
-        return PhotoViews(
-            paths, preprocess, seed=self.config.seed, workers=self.hardware.photo_workers, flip=flip
-        )
+        return PhotoViews(paths, preprocess, seed=self.config.seed, workers=self.hardware.photo_workers, flip=flip)
 
-    def _fit_data(
-        self, config: FitConfig, encoder: ImageEncoder | None, *, with_features: bool = True
-    ) -> FitData:
+    def _fit_data(self, config: FitConfig, encoder: ImageEncoder | None, *, with_features: bool = True) -> FitData:
         preprocess = encoder.preprocess if encoder is not None else self.image_text.preprocess
         photos = self._views(preprocess, None, config.flip)
         features: Tensor | None = None

@@ -23,9 +23,7 @@ def ranking_loss(config: RankConfig) -> Callable[[Tensor, Tensor, Tensor], Tenso
     """The loss of (L2-normalised projections (B, d), levels (B,), scores (B,)) that the configuration names."""
     match config.loss:
         case "traversal":
-            return lambda z, levels, scores: traversal_loss(
-                z, levels, temperature=config.temperature, form=config.form
-            )
+            return lambda z, levels, scores: traversal_loss(z, levels, temperature=config.temperature, form=config.form)
         case "supcon":
             return lambda z, levels, scores: supcon_loss(z, levels, temperature=config.temperature)
         case "rank-n-contrast":
@@ -60,9 +58,7 @@ def rank(
     projector = Projector(encoder.width, config.projector).to(hardware.device)
     encoder.to(hardware.device)
     model = nn.ModuleDict({"encoder": encoder, "projector": projector})
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
 
     per_epoch = len(batches)
     updates = -(-per_epoch // config.batches_per_update)
@@ -82,9 +78,7 @@ def rank(
             epoch_losses = []
         indices = [batches.batch(epoch, step) for step in range(per_epoch)]
         views = photos.random(indices, epoch, first=first_update * config.batches_per_update)
-        for group_start in range(
-            first_update * config.batches_per_update, per_epoch, config.batches_per_update
-        ):
+        for group_start in range(first_update * config.batches_per_update, per_epoch, config.batches_per_update):
             group = indices[group_start : group_start + config.batches_per_update]
             train_mode(model, config.freeze_batch_norm)
             optimizer.zero_grad(set_to_none=True)
@@ -99,8 +93,7 @@ def rank(
                     return loss / len(group)  # noqa: B023  # eq. 11: the mean gradient over the batches
 
                 losses.append(
-                    len(group)
-                    * backward_in_chunks(encoder, loss_of_features, pixels, config.chunk, hardware.autocast)
+                    len(group) * backward_in_chunks(encoder, loss_of_features, pixels, config.chunk, hardware.autocast)
                 )
             optimizer.step()
             update += 1

@@ -98,10 +98,7 @@ class MetricsLog:
             os.truncate(self.path, position)
 
     def add(self, **values: str | float) -> None:
-        rounded = {
-            key: float(f"{value:.6g}") if isinstance(value, float) else value
-            for key, value in values.items()
-        }
+        rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rounded) + "\n")
 

@@ -1,0 +1,245 @@
+"""Verdicts, metrics and progress in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from tmcr.assessment import Assessment, Reason
+from tmcr.metrics import METRIC_NAMES, Report
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_METRIC_DIGITS = {"acc": 1}
+_BETTER = {"acc": "↑", "srcc": "↑", "plcc": "↑", "mse": "↓", "emd1": "↓", "emd2": "↓"}
+
+
+def make_console() -> Console:
+    """Results go to standard output; without a terminal, lines are wide enough not to be cut."""
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "–/s", style="cyan")
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}", style="dim"),
+        console=console,
+        transient=True,
+    )
+
+
+class Bar:
+    """A progress bar on standard error."""
+
+    def __init__(self, progress: Progress, task: int) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, amount: int = 1) -> None:
+        self._progress.advance(self._task, amount)  # type: ignore[arg-type]
+
+
+@contextmanager
+def progress(description: str, total: int | None) -> Iterator[Bar]:
+    """A bar with rate and time left while the block runs; nothing where standard error is no terminal."""
+    with _bar(Console(stderr=True)) as bar:
+        yield Bar(bar, bar.add_task(description, total=total, note=""))
+
+
+class StageProgress:
+    """Shows the stages of a training run: a bar for the one at work, one line for each that is over."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = _bar(Console(stderr=True))
+        self._task: int | None = None
+
+    def __enter__(self) -> StageProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def start(self, stage: str, total: int, done: int = 0) -> None:
+        self._clear()
+        self._task = self._bar.add_task(stage, total=total, completed=done, note="")
+
+    def step(self, amount: int = 1, **values: float) -> None:
+        if self._task is not None:
+            note = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            self._bar.update(self._task, advance=amount, note=note)  # type: ignore[arg-type]
+
+    def finish(self, summary: str) -> None:
+        self._clear()
+        self._console.print(f"[green]✓[/] {escape(summary)}")
+
+    def _clear(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)  # type: ignore[arg-type]
+            self._task = None
+
+
+def ranking_table(verdicts: Sequence[Assessment], console: Console, *, limit: int = 40) -> None:
+    """Print the ranking, best first; photos that could not be read come last with the reason."""
+    ranked = sorted((v for v in verdicts if v.score is not None), key=lambda v: -(v.score or 0))
+    failed = [v for v in verdicts if not v.ok]
+    names = _short_names([v.photo for v in verdicts])
+    if ranked:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column("#", justify="right", style="dim")
+        table.add_column("score", justify="right")
+        table.add_column("±", justify="right", style="dim")
+        table.add_column("ratings", no_wrap=True, style="cyan")
+        table.add_column("photo", overflow="ellipsis", no_wrap=True, max_width=36)
+        table.add_column("among its kind", overflow="ellipsis", no_wrap=True)
+        table.add_column("raised / lowered by", overflow="ellipsis", no_wrap=True)
+        for place, verdict in enumerate(ranked[:limit], start=1):
+            table.add_row(
+                str(place),
+                f"[bold]{verdict.score:.2f}[/]",
+                f"{verdict.std:.2f}",
+                _sparkline(verdict.distribution),
+                escape(names[verdict.photo]),
+                _standing(verdict),
+                _why(verdict),
+            )
+        console.print(table)
+        if len(ranked) > limit:
+            console.print(f"… and {len(ranked) - limit} more; --top shows more, --out and --gallery all", style="dim")
+    for verdict in failed[:limit]:
+        console.print(f"[red]✗[/] {escape(names[verdict.photo])}: {escape(verdict.error or '')}")
+    if len(failed) > limit:
+        console.print(f"… and {len(failed) - limit} more that cannot be read; --out lists all", style="dim")
+
+
+def explain_panel(verdict: Assessment) -> RenderableType:
+    """Everything about one photo."""
+    if verdict.score is None:
+        return Text(f"✗ {verdict.photo}: {verdict.error}", style="red")
+    parts: list[RenderableType] = [
+        Text.from_markup(f"[bold]{verdict.score:.2f}[/] of 10, ratings spread ±{verdict.std:.2f}"),
+        Text.from_markup(f"{_standing(verdict)} of the training photos" if verdict.cluster else ""),
+        Text(),
+        _histogram(verdict),
+        Text(),
+    ]
+    for title, tags in (("shows", verdict.semantic_tags), ("impression", verdict.attribute_tags)):
+        parts.append(Text.from_markup(f"[bold]{title}[/]  " + escape(", ".join(tag.name for tag in tags))))
+    parts += [Text(), _reasons(verdict)]
+    return Panel(Group(*parts), title=escape(Path(verdict.photo).name), width=90)
+
+
+def metrics_table(reports: Sequence[tuple[str, Report]], console: Console) -> None:
+    """Print metrics of several models or parts, one row each, with 95 % intervals."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    table.add_column("photos", justify="right")
+    for name in METRIC_NAMES:
+        table.add_column(f"{name.upper()} {_BETTER[name]}", justify="right")
+    for title, report in reports:
+        cells = []
+        for name in METRIC_NAMES:
+            value, interval = getattr(report, name), report.intervals.get(name)
+            text = "–" if value is None else f"{value:.3f}"
+            if interval is not None:
+                text += f"\n[dim]{interval.low:.3f}…{interval.high:.3f}[/]"
+            cells.append(text)
+        table.add_row(escape(title), str(report.n), *cells)
+    console.print(table)
+    if any(report.intervals for _, report in reports):
+        console.print("95 % bootstrap intervals below the values", style="dim")
+
+
+def _short_names(photos: Sequence[str]) -> dict[str, str]:
+    """Names without the folder that all photos share."""
+    parents = {str(Path(photo).parent) for photo in photos}
+    if len(parents) == 1:
+        return {photo: Path(photo).name for photo in photos}
+    return {photo: photo for photo in photos}
+
+
+def _sparkline(distribution: Sequence[float]) -> str:
+    top = max(distribution, default=0) or 1
+    return "".join(_BLOCKS[round(share / top * (len(_BLOCKS) - 1))] for share in distribution)
+
+
+def _standing(verdict: Assessment) -> str:
+    if verdict.cluster is None or verdict.percentile is None:
+        return ""
+    return f"above {verdict.percentile:.0f} % of [italic]{escape(' · '.join(verdict.cluster.tags))}[/]"
+
+
+def _why(verdict: Assessment, top: int = 3) -> str:
+    return "  ".join(
+        f"[{'green' if reason.contribution > 0 else 'red'}]{escape(reason.tag)} {reason.contribution:+.2f}[/]"
+        for reason in verdict.reasons[:top]
+    )
+
+
+def _histogram(verdict: Assessment, width: int = 40) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    top = max(verdict.distribution)
+    for value, share in reversed(list(zip(verdict.score_values, verdict.distribution, strict=True))):
+        table.add_row(f"{value:g}", f"[cyan]{'█' * round(share / top * width)}[/]", f"[dim]{share:.0%}[/]")
+    return table
+
+
+def _reasons(verdict: Assessment) -> Table:
+    """Contributions grouped by facet, largest group first, and the sums that make up the score."""
+    groups: dict[str, list[Reason]] = defaultdict(list)
+    for reason in verdict.reasons:
+        groups[reason.facet or reason.library].append(reason)
+    ordered = sorted(groups.items(), key=lambda item: -abs(sum(r.contribution for r in item[1])))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("why", no_wrap=True)
+    table.add_column("points", justify="right")
+    table.add_column("tags")
+    table.add_row("the mean training photo", f"{verdict.reference_score:.2f}", "")
+    for facet, reasons in ordered:
+        table.add_row(
+            escape(facet),
+            _signed(sum(r.contribution for r in reasons)),
+            ", ".join(f"{escape(r.tag)} {r.contribution:+.2f}" for r in reasons),
+        )
+    named = sum(r.contribution for r in verdict.reasons)
+    tags = (verdict.semantic_contribution or 0.0) + (verdict.attribute_contribution or 0.0)
+    table.add_row("all other tags", _signed(tags - named), "", style="dim")
+    table.add_row("what the image encoder sees", _signed(verdict.encoder_contribution or 0.0), "", style="dim")
+    table.add_row("[bold]this photo[/]", f"[bold]{verdict.score:.2f}[/]", "")
+    return table
+
+
+def _signed(value: float) -> str:
+    return f"[{'green' if value > 0 else 'red'}]{value:+.2f}[/]"

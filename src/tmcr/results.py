@@ -1,0 +1,251 @@
+"""Results as files: one row for each photo, in Parquet, CSV or JSON lines, by the file's suffix.
+
+Rows are written as they come into FILE.part, which takes the file's name when all are there: whoever finds
+FILE finds it whole. Nested values (tags, reasons) are lists of structs in Parquet, objects in JSON lines and
+compact text in CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from tmcr.assessment import Assessment, Cluster, Reason, Tag
+from tmcr.errors import ConfigError, DataError
+
+SUFFIXES = (".parquet", ".csv", ".jsonl")
+CSV_COLUMNS = (
+    "photo",
+    "score",
+    "std",
+    "percentile",
+    "cluster",
+    "semantic_tags",
+    "attribute_tags",
+    "reasons",
+    "distribution",
+    "score_values",
+    "semantic_contribution",
+    "attribute_contribution",
+    "encoder_contribution",
+    "reference_score",
+    "model",
+    "model_hash",
+    "width",
+    "height",
+    "error",
+    "error_reason",
+)
+_ROWS_IN_MEMORY = 1024
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+class Writer(Protocol):
+    """Takes verdicts one by one."""
+
+    def write(self, verdict: Assessment) -> None: ...
+
+
+def check_destination(path: Path) -> None:
+    """Find out before the work whether results can be written to `path`.
+
+    Raises:
+        ConfigError: the suffix is unknown, or the folder is missing or not writable.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{path}: results are written as {', '.join(SUFFIXES)}; choose one of these suffixes")
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _part(path)
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written there ({error.strerror}); choose another place") from None
+
+
+@contextmanager
+def open_writer(path: Path) -> Iterator[Writer]:
+    """Open a results file; it takes its name when the block ends without an exception.
+
+    Raises:
+        ConfigError: see `check_destination`.
+        DataError: the disk is full or the file cannot be written; what stood at `path` before is untouched.
+    """
+    check_destination(path)
+    part = _part(path)
+    kind = {".parquet": _ParquetWriter, ".csv": _CsvWriter, ".jsonl": _JsonLinesWriter}[path.suffix.lower()]
+    try:
+        writer = kind(part)
+        try:
+            yield writer
+        except BaseException:
+            writer.close()
+            part.unlink(missing_ok=True)
+            raise
+        writer.close()
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DataError(f"{path}: results cannot be written ({error.strerror or error}); is the disk full?") from None
+
+
+def read_results(path: Path) -> Iterator[Assessment]:
+    """Verdicts from a .parquet or .jsonl file that `open_writer` wrote.
+
+    Raises:
+        DataError: the file is missing, of another kind, or damaged.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            from pyarrow import parquet
+
+            for batch in parquet.ParquetFile(path).iter_batches(_ROWS_IN_MEMORY):
+                yield from (_from_dict(row) for row in batch.to_pylist())
+        elif path.suffix.lower() == ".jsonl":
+            with path.open(encoding="utf-8") as file:
+                yield from (_from_dict(json.loads(line)) for line in file if line.strip())
+        else:
+            raise DataError(f"{path}: only .parquet and .jsonl results hold everything; score to one of these")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such results file") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: is no results file or damaged ({str(error).splitlines()[0][:120]})") from None
+
+
+class _JsonLinesWriter:
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", errors="surrogateescape")
+
+    def write(self, verdict: Assessment) -> None:
+        self._file.write(json.dumps(verdict.to_dict(), ensure_ascii=True) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _CsvWriter:
+    def __init__(self, path: Path) -> None:
+        # The byte order mark lets spreadsheets read the file as UTF-8.
+        self._file = path.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="")
+        self._writer = csv.DictWriter(self._file, CSV_COLUMNS)
+        self._writer.writeheader()
+
+    def write(self, verdict: Assessment) -> None:
+        row = {name: _cell(getattr(verdict, name)) for name in CSV_COLUMNS}
+        self._writer.writerow(row)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _ParquetWriter:
+    def __init__(self, path: Path) -> None:
+        from pyarrow import parquet
+
+        self._schema = _schema()
+        self._writer = parquet.ParquetWriter(path, self._schema, compression="zstd")
+        self._rows: list[dict[str, Any]] = []
+
+    def write(self, verdict: Assessment) -> None:
+        row = verdict.to_dict()
+        row["photo"] = _utf8(row["photo"])
+        self._rows.append(row)
+        if len(self._rows) >= _ROWS_IN_MEMORY:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    number, text = pa.float32(), pa.string()
+    tag = pa.struct([("name", text), ("similarity", number), ("z", number), ("facet", text)])
+    reason = pa.struct([("tag", text), ("library", text), ("contribution", number), ("facet", text)])
+    return pa.schema(
+        [
+            ("photo", text),
+            ("score", number),
+            ("std", number),
+            ("distribution", pa.list_(number)),
+            ("score_values", pa.list_(number)),
+            ("percentile", number),
+            ("cluster", pa.struct([("index", pa.int32()), ("tags", pa.list_(text))])),
+            ("semantic_tags", pa.list_(tag)),
+            ("attribute_tags", pa.list_(tag)),
+            ("reasons", pa.list_(reason)),
+            ("semantic_contribution", number),
+            ("attribute_contribution", number),
+            ("encoder_contribution", number),
+            ("reference_score", number),
+            ("model", text),
+            ("model_hash", text),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("error", text),
+            ("error_reason", text),
+        ]
+    )
+
+
+def _cell(value: Any) -> Any:
+    """A value as one spreadsheet cell; text that a spreadsheet would run as a formula gets a leading quote."""
+    match value:
+        case None:
+            return ""
+        case float():
+            return round(value, 4)
+        case Cluster():
+            return _plain(" · ".join(value.tags))
+        case tuple() if value and isinstance(value[0], Tag):
+            return _plain("; ".join(tag.name for tag in value))
+        case tuple() if value and isinstance(value[0], Reason):
+            return _plain("; ".join(f"{reason.tag} {reason.contribution:+.3f}" for reason in value))
+        case tuple():
+            return " ".join(f"{number:.5g}" for number in value)
+        case str():
+            return _plain(value)
+    return value
+
+
+def _plain(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def _utf8(text: str) -> str:
+    """File names on Linux are bytes; those that are no UTF-8 are written with escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _from_dict(row: dict[str, Any]) -> Assessment:
+    cluster = row["cluster"]
+    return Assessment(
+        **row
+        | {
+            "cluster": Cluster(cluster["index"], tuple(cluster["tags"])) if cluster else None,
+            "distribution": tuple(row["distribution"] or ()),
+            "score_values": tuple(row["score_values"] or ()),
+            "semantic_tags": tuple(Tag(**tag) for tag in row["semantic_tags"] or ()),
+            "attribute_tags": tuple(Tag(**tag) for tag in row["attribute_tags"] or ()),
+            "reasons": tuple(Reason(**reason) for reason in row["reasons"] or ()),
+        }
+    )
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
