@@ -53,10 +53,11 @@ def build_photos(data: Path, out: Path) -> Photos:
             array, mode="w+", dtype=np.uint8, shape=(len(listed) + len(oasis), SIDE, SIDE, 3)
         )
         shards: dict[str, tarfile.TarFile] = {}
+        opened = ExitStack()
         for row in listed:
             shard = row["shard"]
             if shard not in shards:
-                shards[shard] = tarfile.open(data / "photos" / shard)
+                shards[shard] = opened.enter_context(tarfile.open(data / "photos" / shard))
             member = shards[shard].extractfile(row["name"])
             if member is None:
                 raise FileNotFoundError(f"{row['name']} is listed but not in {shard}")

@@ -79,9 +79,9 @@ class ImageTextEncoder:
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, name: str, fingerprint: str, preprocess: PreprocessSpec
+        self, model: Any, tokenizer: Any, name: str, fingerprint: str, preprocess: PreprocessSpec
     ) -> None:
-        self._model = model.eval().requires_grad_(False)
+        self._model: Any = model.eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self.name = name
         self.fingerprint = fingerprint

@@ -46,21 +46,15 @@ def pick_hardware(device: str = "auto", precision: Precision = "auto", workers: 
         ConfigError: the device is unknown or not there.
     """
     if device == "auto":
-        if torch.cuda.is_available():
-            device = "cuda"
-        else:
-            device = "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {device!r} cannot be used ({reason}); try --device auto or cpu") from None
-    if precision == "auto":
-        bf16 = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
-    else:
-        bf16 = precision == "bf16"
-    return Hardware(chosen, bf16, workers if workers is not None else default_workers())
+    native_bf16 = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
+    return Hardware(chosen, native_bf16 if precision == "auto" else precision == "bf16", workers if workers is not None else default_workers())
 
 
 def default_workers() -> int:

@@ -237,7 +237,7 @@ def _from_array(array: NDArray[np.generic], name: str) -> Image.Image:
     if array.dtype == np.uint16:
         array = (array.astype(np.uint32) * 255 + 32767) // 65535
     elif array.dtype == np.bool_:
-        array = array * np.uint8(255)
+        array = array.astype(np.uint8) * 255
     elif np.issubdtype(array.dtype, np.floating):
         values = array.astype(np.float64)
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:

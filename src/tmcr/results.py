@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,6 +49,8 @@ class Writer(Protocol):
 
     def write(self, verdict: Assessment) -> None: ...
 
+    def close(self) -> None: ...
+
 
 def check_destination(path: Path) -> None:
     """Find out before the work whether results can be written to `path`.
@@ -79,9 +81,13 @@ def open_writer(path: Path) -> Iterator[Writer]:
     """
     check_destination(path)
     part = _part(path)
-    kind = {".parquet": _ParquetWriter, ".csv": _CsvWriter, ".jsonl": _JsonLinesWriter}[path.suffix.lower()]
+    kinds: dict[str, Callable[[Path], Writer]] = {
+        ".parquet": _ParquetWriter,
+        ".csv": _CsvWriter,
+        ".jsonl": _JsonLinesWriter,
+    }
     try:
-        writer = kind(part)
+        writer = kinds[path.suffix.lower()](part)
         try:
             yield writer
         except BaseException:

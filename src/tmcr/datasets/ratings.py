@@ -87,8 +87,8 @@ def load_ratings(spec: str) -> Manifest:
         mean_column = find("mean", MEAN_COLUMNS)
         if mean_column is None:
             raise DataError(
-                f"{path}: neither votes (votes_1, votes_2, …) nor a mean ({', '.join(MEAN_COLUMNS[:4])}) among its columns "
-                f"{', '.join(columns)}; add ?mean=COLUMN"
+                f"{path}: neither votes (votes_1, votes_2, …) nor a mean ({', '.join(MEAN_COLUMNS[:4])}) "
+                f"among its columns {', '.join(columns)}; add ?mean=COLUMN"
             )
         means = _numbers(columns[mean_column], mean_column, path)
         low, high = _scale(options.get("scale"), *_detect_scale(means, path))

@@ -11,7 +11,7 @@ from tmcr.datasets.manifest import Manifest
 
 
 def split_by_group(groups: Sequence[str], share: float, *, seed: int) -> NDArray[np.bool_]:
-    """Mark whole groups, drawn at random, until about `share` of the members is marked; the same under the same seed."""
+    """Mark whole groups, drawn at random, until about `share` of the members is marked."""
     names, place, sizes = np.unique(np.array(groups), return_inverse=True, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
     taken = np.cumsum(sizes[order]) <= max(share * len(groups), sizes[order[0]])

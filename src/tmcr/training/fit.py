@@ -131,7 +131,7 @@ def fit(
             "best": best,
             "log_position": log.position(),
         }
-        write_atomically(checkpoint, lambda part, state=state: torch.save(state, part))
+        save_checkpoint(state, checkpoint)
 
     for name, part in parts.items():
         part.load_state_dict(best["state"][name])

@@ -403,8 +403,14 @@ class Run:
 
     @property
     def _match_digest(self) -> str:
-        return digest({"photos": self.matched.hashes, "encoder": self.image_text.fingerprint,
-                       "preprocess": self.image_text.preprocess.to_dict(), "template": self.config.match.template})  # fmt: skip
+        return digest(
+            {
+                "photos": self.matched.hashes,
+                "encoder": self.image_text.fingerprint,
+                "preprocess": self.image_text.preprocess.to_dict(),
+                "template": self.config.match.template,
+            }
+        )
 
     @staticmethod
     def _encoder_digest(encoder: ImageEncoder) -> str:

@@ -1,4 +1,4 @@
-"""Stage 3, rank: the image encoder learns to separate and order aesthetic levels among photos of one kind (eq. 8–11)."""
+"""Stage 3, rank: the image encoder learns to separate and order the levels of photos of one kind (eq. 8–11)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tmcr.training.config import RankConfig
 from tmcr.training.gradient_cache import backward_in_chunks
 from tmcr.training.levels import BalancedBatches
 from tmcr.training.photos import PhotoViews
-from tmcr.training.stage import MetricsLog, Progress, write_atomically
+from tmcr.training.stage import MetricsLog, Progress, save_checkpoint
 
 
 def ranking_loss(config: RankConfig) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -109,7 +109,7 @@ def rank(
                     "epoch_losses": epoch_losses,
                     "log_position": log.position(),
                 }
-                write_atomically(checkpoint, lambda part, state=state: torch.save(state, part))
+                save_checkpoint(state, checkpoint)
     encoder.eval()
     return sum(epoch_losses) / max(1, len(epoch_losses))
 

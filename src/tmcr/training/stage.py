@@ -107,6 +107,13 @@ def digest(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
+    """Write a training state that a killed run is taken up from, whole or not at all."""
+    import torch
+
+    write_atomically(path, lambda part: torch.save(dict(state), part))
+
+
 def write_atomically(path: Path, content: str | bytes | Callable[[Path], None]) -> None:
     """Write a file so that it is there whole or not at all; `content` may be a function that writes to a path."""
     part = path.with_name(path.name + ".part")
