@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import tarfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,28 +54,26 @@ def build_photos(data: Path, out: Path) -> Photos:
             array, mode="w+", dtype=np.uint8, shape=(len(listed) + len(oasis), SIDE, SIDE, 3)
         )
         shards: dict[str, tarfile.TarFile] = {}
-        opened = ExitStack()
-        for row in listed:
-            shard = row["shard"]
-            if shard not in shards:
-                shards[shard] = opened.enter_context(tarfile.open(data / "photos" / shard))
-            member = shards[shard].extractfile(row["name"])
-            if member is None:
-                raise FileNotFoundError(f"{row['name']} is listed but not in {shard}")
-            pixels[len(rows)] = squash(Image.open(io.BytesIO(member.read())))
-            captions = [caption.strip() for caption in row["captions"].split(" | ") if caption.strip()]
-            held_out = row["source"] == "coco_mini" and bool(captions)
-            rows.append(
-                {
-                    "name": row["name"],
-                    "source": row["source"],
-                    "class": row["class"],
-                    "captions": captions,
-                    "trainable": not held_out,
-                }
-            )
-        for handle in shards.values():
-            handle.close()
+        with ExitStack() as opened:
+            for row in listed:
+                shard = row["shard"]
+                if shard not in shards:
+                    shards[shard] = opened.enter_context(tarfile.open(data / "photos" / shard))
+                member = shards[shard].extractfile(row["name"])
+                if member is None:
+                    raise FileNotFoundError(f"{row['name']} is listed but not in {shard}")
+                pixels[len(rows)] = squash(Image.open(io.BytesIO(member.read())))
+                captions = [caption.strip() for caption in row["captions"].split(" | ") if caption.strip()]
+                held_out = row["source"] == "coco_mini" and bool(captions)
+                rows.append(
+                    {
+                        "name": row["name"],
+                        "source": row["source"],
+                        "class": row["class"],
+                        "captions": captions,
+                        "trainable": not held_out,
+                    }
+                )
         for row in oasis:
             pixels[len(rows)] = squash(Image.open(data / "oasis" / "images" / row["file"]))
             rows.append({"name": row["file"], "source": "oasis", "class": "", "captions": [], "trainable": True})

@@ -58,8 +58,8 @@ class Assessor:
         """
         if image_text.fingerprint != model.image_text.fingerprint:
             raise ModelError(
-                f"the image–text encoder {image_text.name} (fingerprint {image_text.fingerprint[:12]}) is not the one that "
-                f"{model.name} was trained with ({model.image_text.fingerprint[:12]}); use that one, or train again"
+                f"the image–text encoder {image_text.name} (fingerprint {image_text.fingerprint[:12]}) is not the one "
+                f"that {model.name} was trained with ({model.image_text.fingerprint[:12]}): use that one, or train anew"
             )
         self.model = model
         self.hardware = hardware or pick_hardware()

@@ -78,9 +78,7 @@ class ImageTextEncoder:
         logit_scale: factor that the encoder itself was trained to put before cosines.
     """
 
-    def __init__(
-        self, model: Any, tokenizer: Any, name: str, fingerprint: str, preprocess: PreprocessSpec
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, name: str, fingerprint: str, preprocess: PreprocessSpec) -> None:
         self._model: Any = model.eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self.name = name

@@ -54,11 +54,14 @@ def pick_hardware(device: str = "auto", precision: Precision = "auto", workers: 
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {device!r} cannot be used ({reason}); try --device auto or cpu") from None
     native_bf16 = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
-    return Hardware(chosen, native_bf16 if precision == "auto" else precision == "bf16", workers if workers is not None else default_workers())
+    return Hardware(
+        chosen,
+        bf16=native_bf16 if precision == "auto" else precision == "bf16",
+        photo_workers=workers if workers is not None else default_workers(),
+    )
 
 
 def default_workers() -> int:
-    return max(
-        1,
-        min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
-    )
+    """Processors this process may use, at most 16: decoding threads beyond that wait on each other."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, available))

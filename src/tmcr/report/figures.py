@@ -28,9 +28,7 @@ def training_curves(metrics: Path, out: Path) -> None:
         raise DataError(f"{metrics}: no training log ({error})") from None
     if not stages:
         raise DataError(f"{metrics}: holds no training step yet")
-    figure, grid = plt.subplots(
-        len(stages), 2, figsize=(9, 2.6 * len(stages)), squeeze=False, constrained_layout=True
-    )
+    figure, grid = plt.subplots(len(stages), 2, figsize=(9, 2.6 * len(stages)), squeeze=False, constrained_layout=True)
     for (stage, rows), axes in zip(stages.items(), grid, strict=True):
         steps = range(1, len(rows) + 1)
         axes[0].plot(steps, [row["loss"] for row in rows], color="#1f6f8b", label="training loss")

@@ -20,7 +20,7 @@ from tmcr.training.config import FitConfig
 from tmcr.training.match import Matched
 from tmcr.training.photos import PhotoViews
 from tmcr.training.rank import train_mode
-from tmcr.training.stage import MetricsLog, Progress, write_atomically
+from tmcr.training.stage import MetricsLog, Progress, save_checkpoint
 
 
 @dataclass(frozen=True)

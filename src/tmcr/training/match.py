@@ -101,9 +101,9 @@ def embed_photos(
 
     readable = [photo for photo in hashes if photo]
     if len(readable) < len(paths) / 2:
-        path, reason = next(iter(errors.items()))
+        first, reason = next(iter(errors.items()))
         raise DataError(
-            f"only {len(readable)} of {len(paths)} photos can be read; the first failure is {path}: {reason}"
+            f"only {len(readable)} of {len(paths)} photos can be read; the first failure is {first}: {reason}"
         )
     embeddings = store.get(readable)
     write_atomically(folder / "embeddings.npy", lambda part: _save_array(part, embeddings))

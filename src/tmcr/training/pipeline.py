@@ -288,8 +288,9 @@ class Run:
             data = self._fit_data(config, encoder)
             torch.manual_seed(self.config.seed)
             for module in head.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
+                reset = getattr(module, "reset_parameters", None)
+                if callable(reset):
+                    reset()
             prepare_head(head, data)
             common: dict[str, Any] = {"hardware": self.hardware, "log": self.log, "progress": self.progress}
             tuned = encoder if config.mode == "ft" else None

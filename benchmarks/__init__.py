@@ -1,0 +1,1 @@
+"""Speed measurements, and the plain loops that tests and timings compare with."""
