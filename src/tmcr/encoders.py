@@ -6,10 +6,11 @@ fetched but by `resolve_source`, and only safetensors weights are read.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -263,19 +264,36 @@ def _load_weights(loader: Any, folder: Path, source: str) -> Any:
             f"{source}: no safetensors weights in {folder}; pickled weights are not read, convert them first"
         )
     try:
-        model, report = loader.from_pretrained(
-            folder,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
+        with _quiet():
+            model, report = loader.from_pretrained(
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ModelError(f"{source}: cannot be loaded ({_first_line(error)}); copy the folder again") from None
     # Buffers that the network computes itself may be absent; weights may not.
     if missing := sorted(key for key in report["missing_keys"] if "position_ids" not in key):
         raise ModelError(f"{source}: its weights lack {missing[0]} and {len(missing) - 1} more; copy the folder again")
     return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own bar and its list of unused weights: a joint model's other tower is no news."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _preprocess(folder: Path) -> PreprocessSpec:

@@ -34,6 +34,7 @@ from tmcr.preprocess import PreprocessSpec
 from tmcr.tags import TagLibraries
 
 FORMAT = 1
+_ENCODER_FILES = (".json", ".safetensors", ".txt", ".model")
 STARTER = Path(__file__).parent / "models" / "starter"
 
 
@@ -126,7 +127,10 @@ def save_model(
     model.libraries.save(part / "tags")
     source = model.image_text.source
     if image_text_folder is not None:
-        shutil.copytree(image_text_folder, part / "image_text")
+        (part / "image_text").mkdir()
+        for path in sorted(image_text_folder.iterdir()):  # what an encoder is read from, and nothing beside it
+            if path.is_file() and path.suffix in _ENCODER_FILES:
+                shutil.copyfile(path, part / "image_text" / path.name)
         source = "image_text"
     config = {
         "format": FORMAT,

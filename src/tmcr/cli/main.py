@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tmcr.cli import demo, doctor, evaluate, explain, score, train
+from tmcr.cli import ablate, demo, doctor, evaluate, explain, score, train
 from tmcr.errors import TmcrError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command()(score.score)
 app.command()(explain.explain)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(ablate.ablate)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
 

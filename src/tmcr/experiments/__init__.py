@@ -1,0 +1,1 @@
+"""Experiments on rated photos: what to compare the method with, and the tables that come out."""

@@ -7,8 +7,9 @@ on one ranked encoder; `train` goes through all of them.
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +30,7 @@ from tmcr.errors import DataError
 from tmcr.features import FeatureStore, store_key
 from tmcr.hardware import Hardware, pick_hardware
 from tmcr.matching import text_matrix
-from tmcr.metrics import Report, evaluate, long_tail, regions_by_density
+from tmcr.metrics import Report, evaluate
 from tmcr.modelfolder import STARTER, ClusterTable, ImageTextSource, TrainedModel, save_model
 from tmcr.network import HeadConfig, PredictionHead
 from tmcr.preprocess import PreprocessSpec, official_image, official_image_text
@@ -109,7 +110,7 @@ class Run:
         """The image encoder as it is before contrastive ranking, with the run's preprocessing."""
         encoders = self.config.encoders
         if self._image is not None:
-            encoder = self._image
+            encoder = copy.deepcopy(self._image)  # training changes it in place
         else:
             torch.manual_seed(self.config.seed)
             encoder = load_image_encoder(
@@ -345,18 +346,11 @@ class Run:
             self.predict(fitted, rows),
             manifest.distributions,
             manifest.score_values,
+            train_scores=self.manifest.scores[self.part("train")],
             resamples=RESAMPLES,
             groups=manifest.groups,
             seed=self.config.seed,
         )
-
-    def long_tail(self, fitted: Fitted, part: str = "test") -> dict[str, Any]:
-        """MSE in the Many, Med and Few regions of the training distribution."""
-        rows = self.part(part)
-        predicted = self.predict(fitted, rows) @ self.manifest.score_values
-        true = self.manifest.scores[rows]
-        regions = regions_by_density(self.manifest.scores[self.part("train")], true)
-        return asdict(long_tail(predicted, true, regions))
 
     # ---- model ----------------------------------------------------------------------------------------------
 
@@ -461,7 +455,7 @@ def train(run: Run, name: str | None = None) -> tuple[Path, Report | None]:
     if len(run.part("test")):
         run.progress.start("evaluate", 1)
         report = run.evaluate(fitted)
-        results = report.to_dict() | {"long_tail": run.long_tail(fitted)}
+        results = report.to_dict()
         run.progress.step()
         write_atomically(run.folder / "report.json", json.dumps(results, indent=2))
         run.progress.finish(f"evaluate: {len(run.part('test'))} test photos")
