@@ -49,12 +49,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
 
 
-def test_the_log_can_be_cut_back_to_a_checkpoint(tmp_path: Path) -> None:
+def test_the_log_drops_what_a_resumed_stage_is_about_to_repeat_and_nothing_else(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
-    log.add(stage="rank", step=1, loss=0.123456789)
-    position = log.position()
-    log.add(stage="rank", step=2, loss=0.1)
-    log.cut(position)
-    assert [json.loads(line) for line in log.path.read_text().splitlines()] == [
-        {"stage": "rank", "step": 1, "loss": 0.123457}
-    ]
+    log.rewind("rank", 0)  # nothing there yet
+    log.add("rank", step=1, loss=0.123456789)
+    log.add("rank", step=2, loss=0.1)
+    log.add("fit", epoch=0)
+    with log.path.open("a") as file:
+        file.write('{"stage": "rank", "st')  # what a kill leaves
+    log.rewind("rank", 1)
+    assert rows(log.path) == [{"stage": "rank", "step": 1, "loss": 0.123457}, {"stage": "fit", "epoch": 0}]
+    log.rewind("rank", 0)
+    assert rows(log.path) == [{"stage": "fit", "epoch": 0}]
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

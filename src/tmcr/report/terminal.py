@@ -117,14 +117,15 @@ def ranking_table(verdicts: Sequence[Assessment], console: Console, *, limit: in
     failed = [v for v in verdicts if not v.ok]
     names = _short_names([v.photo for v in verdicts])
     if ranked:
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        table.add_column("#", justify="right", style="dim")
-        table.add_column("score", justify="right")
-        table.add_column("±", justify="right", style="dim")
-        table.add_column("ratings", no_wrap=True, style="cyan")
-        table.add_column("photo", overflow="ellipsis", no_wrap=True, max_width=36)
-        table.add_column("among its kind", overflow="ellipsis", no_wrap=True)
-        table.add_column("raised / lowered by", overflow="ellipsis", no_wrap=True)
+        wide = console.width >= 100  # the numbers and the name come first; a narrow screen gets no reasons
+        table = Table(box=None, header_style="bold", pad_edge=False, expand=True)
+        for title, style in (("#", "dim"), ("score", ""), ("±", "dim")):
+            table.add_column(title, justify="right", style=style, no_wrap=True)
+        table.add_column("ratings", style="cyan", no_wrap=True)
+        table.add_column("photo", overflow="ellipsis", no_wrap=True, max_width=36 if wide else 24)
+        table.add_column("among its kind", overflow="ellipsis", no_wrap=True, ratio=2)
+        if wide:
+            table.add_column("raised / lowered by", overflow="ellipsis", no_wrap=True, ratio=3)
         for place, verdict in enumerate(ranked[:limit], start=1):
             table.add_row(
                 str(place),
@@ -132,8 +133,8 @@ def ranking_table(verdicts: Sequence[Assessment], console: Console, *, limit: in
                 f"{verdict.std:.2f}",
                 _sparkline(verdict.distribution),
                 escape(names[verdict.photo]),
-                _standing(verdict),
-                _why(verdict),
+                _standing(verdict, tags=1),
+                *([_why(verdict)] if wide else []),
             )
         console.print(table)
         if len(ranked) > limit:
@@ -195,10 +196,10 @@ def _sparkline(distribution: Sequence[float]) -> str:
     return "".join(_BLOCKS[round(share / top * (len(_BLOCKS) - 1))] for share in distribution)
 
 
-def _standing(verdict: Assessment) -> str:
+def _standing(verdict: Assessment, tags: int = 3) -> str:
     if verdict.cluster is None or verdict.percentile is None:
         return ""
-    return f"above {verdict.percentile:.0f} % of [italic]{escape(' · '.join(verdict.cluster.tags))}[/]"
+    return f"above {verdict.percentile:.0f} % of [italic]{escape(' · '.join(verdict.cluster.tags[:tags]))}[/]"
 
 
 def _why(verdict: Assessment, top: int = 3) -> str:

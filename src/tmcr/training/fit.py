@@ -108,9 +108,9 @@ def fit(
         schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["rng"].cpu())
         epoch, best = state["epoch"], state["best"]
-        log.cut(state["log_position"])
     else:
         best = _score_epoch(head, encoder, data, config, hardware) | {"epoch": -1, "state": _states(parts)}
+    log.rewind(stage, epoch)
     steps = -(-len(data.train) // config.batch_size)
     progress.start(stage, config.epochs * steps, epoch * steps)
 
@@ -119,7 +119,7 @@ def fit(
         lr = float(optimizer.param_groups[0]["lr"])
         schedule.step()
         now = _score_epoch(head, encoder, data, config, hardware)
-        log.add(stage=stage, epoch=epoch, loss=loss, lr=lr, val_emd=now["emd"], val_srcc=now["srcc"])
+        log.add(stage, epoch=epoch, loss=loss, lr=lr, val_emd=now["emd"], val_srcc=now["srcc"])
         if now["emd"] < best["emd"]:
             best = now | {"epoch": epoch, "state": _states(parts)}
         epoch += 1
@@ -129,7 +129,6 @@ def fit(
             "rng": torch.get_rng_state(),
             "epoch": epoch,
             "best": best,
-            "log_position": log.position(),
         }
         save_checkpoint(state, checkpoint)
 

@@ -69,7 +69,7 @@ def rank(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         update, epoch_losses = state["update"], state["epoch_losses"]
-        log.cut(state["log_position"])
+    log.rewind("rank", update)
     progress.start("rank", config.epochs * updates, update)
 
     while update < config.epochs * updates:
@@ -99,7 +99,7 @@ def rank(
             update += 1
             loss = sum(losses) / len(losses)
             epoch_losses.append(loss)
-            log.add(stage="rank", epoch=epoch, step=update, loss=loss, lr=config.learning_rate)
+            log.add("rank", epoch=epoch, step=update, loss=loss, lr=config.learning_rate)
             progress.step(1, loss=loss, lr=config.learning_rate)
             if update % checkpoint_every == 0:
                 state = {
@@ -107,7 +107,6 @@ def rank(
                     "optimizer": optimizer.state_dict(),
                     "update": update,
                     "epoch_losses": epoch_losses,
-                    "log_position": log.position(),
                 }
                 save_checkpoint(state, checkpoint)
     encoder.eval()

@@ -85,22 +85,30 @@ class Stage:
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one JSON object a line. A resumed stage cuts off what it is about to repeat."""
+    """`metrics.jsonl`: one JSON object a line, with the stage that it belongs to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def position(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
+    def rewind(self, stage: str, rows: int) -> None:
+        """Keep the first `rows` rows of a stage that starts anew (0) or is about to repeat what came after them."""
+        if not self.path.exists():
+            return
+        kept, seen = [], 0
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                mine = json.loads(line)["stage"] == stage
+            except (ValueError, KeyError):  # a line that a kill cut in the middle
+                continue
+            seen += mine
+            if not mine or seen <= rows:
+                kept.append(line + "\n")
+        write_atomically(self.path, "".join(kept))
 
-    def cut(self, position: int) -> None:
-        if self.position() > position:
-            os.truncate(self.path, position)
-
-    def add(self, **values: str | float) -> None:
+    def add(self, stage: str, **values: float) -> None:
         rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rounded) + "\n")
+            file.write(json.dumps({"stage": stage} | rounded) + "\n")
 
 
 def digest(inputs: Mapping[str, Any]) -> str:

@@ -1,0 +1,264 @@
+"""The training run as a whole, with the shipped small encoder on photos made on the spot."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rated_photos import write_rated_photos
+
+import tmcr
+from tmcr.errors import ConfigError, DataError
+from tmcr.experiments.ablation import SYSTEMS, ablate
+from tmcr.modelfolder import load_model
+from tmcr.training.config import TrainConfig, preset
+from tmcr.training.pipeline import Run, train
+
+SETTINGS = {
+    "cluster.k": 2,
+    "rank.epochs": 1,
+    "rank.frequency": 3,
+    "rank.batch_limit": 12,
+    "rank.projector": 32,
+    "fit.epochs": 3,
+    "fit.hidden": 16,
+    "fit.batch_size": 8,
+    "workers": 1,
+    "device": "cpu",
+    "checkpoint_every": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rated_photos(tmp_path_factory.mktemp("rated photos"))
+
+
+@pytest.fixture(scope="module")
+def config(ratings: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return preset("small").with_overrides({"data": f"csv:{ratings}", "cache": cache} | SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def trained(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    train(Run(config, folder))
+    return folder
+
+
+class Watcher:
+    """Counts the steps that each stage takes."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, int] = {}
+        self.skipped: list[str] = []
+        self._stage = ""
+
+    def start(self, stage: str, total: int, done: int = 0) -> None:
+        self._stage = stage
+        self.steps.setdefault(stage, 0)
+
+    def step(self, amount: int = 1, **values: float) -> None:
+        self.steps[self._stage] += amount
+
+    def finish(self, summary: str) -> None:
+        if summary.endswith("skipped)"):
+            self.skipped.append(summary.split(":")[0])
+
+
+def test_a_run_leaves_a_model_its_evaluation_and_what_it_was_told(trained: Path) -> None:
+    report = json.loads((trained / "report.json").read_text())
+    assert report["n"] == 8
+    assert set(report["intervals"]) >= {"acc", "mse", "emd1", "emd2"}
+    assert report["long_tail"] is not None
+    assert TrainConfig.from_json((trained / "config.json").read_text(), "config.json").rank.epochs == 1
+    card = (trained / "model" / "README.md").read_text()
+    assert "24 for training, 8 for early stopping, 8 for testing" in card
+    assert f"{report['mse']:.3f}" in card
+
+
+def test_the_model_folder_scores_as_the_run_did(trained: Path, config: TrainConfig, ratings: Path) -> None:
+    run = Run(config, trained)
+    fitted = run.fit()
+    test = run.part("test")
+    in_training = run.predict(fitted, test) @ run.manifest.score_values
+    model = tmcr.load(trained / "model", device="cpu", workers=1)
+    alone = [model.assess(run.manifest.paths[row]).score for row in test]
+    together = [verdict.score for verdict in model.assess_many([run.manifest.paths[row] for row in test], batch_size=3)]
+    np.testing.assert_allclose(in_training, alone, atol=1e-4)
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def test_an_unchanged_run_does_nothing_again(trained: Path, config: TrainConfig) -> None:
+    before = (trained / "model" / "model.safetensors").read_bytes()
+    watcher = Watcher()
+    train(Run(config, trained, progress=watcher))
+    assert watcher.skipped == ["match", "cluster", "rank", "fit"]
+    assert not set(watcher.steps) & {"match", "cluster", "rank", "fit"}
+    assert (trained / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_a_changed_setting_repeats_only_the_stages_that_depend_on_it(
+    trained: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    watcher = Watcher()
+    train(Run(config.with_overrides({"fit.epochs": 1}), tmp_path / "run", progress=watcher))
+    assert watcher.skipped == ["match", "cluster", "rank"]
+    assert watcher.steps["fit"] == 3  # 24 photos in batches of 8
+
+
+def test_another_seed_gives_another_model_and_the_same_seed_the_same(
+    trained: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    reference = load_model(trained / "model").head.state_dict()
+    for seed, equal in ((0, True), (1, False)):
+        folder, _ = train(Run(config.with_overrides({"seed": seed}), tmp_path / f"seed-{seed}"), "trained")
+        head = load_model(folder).head.state_dict()
+        assert all(torch.equal(head[key], reference[key]) for key in reference) == equal
+
+
+@pytest.mark.parametrize("stage", ["rank", "fit-head", "fit"])
+def test_a_killed_run_resumes_to_the_same_numbers(
+    stage: str, trained: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "trained"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(folder), config.to_json()],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        wait_for_row(folder / "metrics.jsonl", stage, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (folder / "stages" / stage.removesuffix("-head") / "done.json").exists(), "killed too late to tell"
+    watcher = Watcher()
+    train(Run(config, folder, progress=watcher))
+    assert "match" in watcher.skipped
+    assert (folder / "model" / "model.safetensors").read_bytes() == (
+        trained / "model" / "model.safetensors"
+    ).read_bytes()
+    assert json.loads((folder / "report.json").read_text()) == json.loads((trained / "report.json").read_text())
+    assert (folder / "metrics.jsonl").read_text() == (trained / "metrics.jsonl").read_text()
+
+
+# The training of the test above, slowed after every logged row so that the kill finds it at work.
+KILLED = """
+import sys, time
+from pathlib import Path
+from tmcr.training.config import TrainConfig
+from tmcr.training.pipeline import Run, train
+from tmcr.training.stage import MetricsLog
+add = MetricsLog.add
+def slow(self, stage, **values):
+    add(self, stage, **values)
+    time.sleep(0.4)
+MetricsLog.add = slow
+train(Run(TrainConfig.from_json(sys.argv[2], "argument"), Path(sys.argv[1])))
+"""
+
+
+def wait_for_row(log: Path, stage: str, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until and process.poll() is None:
+        rows = log.read_text().splitlines() if log.exists() else []
+        if sum(f'"stage": "{stage}"' in row for row in rows) >= 2:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"the run never reached its second row of {stage}")
+
+
+def test_unreadable_photos_cost_their_row_and_too_many_stop_the_run(
+    ratings: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(ratings.parent, folder)
+    config = config.with_overrides({"data": f"csv:{folder / 'ratings.csv'}"})
+    photos = sorted(folder.glob("*.png"))
+    photos[0].write_bytes(b"not a photo")
+    photos[1].unlink()
+    run = Run(config, tmp_path / "run")
+    assert len(run.manifest) == 38
+    assert len(run.matched.errors) == 2
+    for photo in photos[2:24]:
+        photo.write_bytes(b"")
+    with pytest.raises(DataError, match="only 16 of 40 photos can be read"):
+        _ = Run(config, tmp_path / "run-2").matched
+
+
+def test_data_without_a_training_part_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    ratings = write_rated_photos(tmp_path / "photos", 4)
+    ratings.write_text(ratings.read_text().replace("train", "test"))
+    with pytest.raises(DataError, match="no photo is marked 'train'"):
+        Run(config.with_overrides({"data": f"csv:{ratings}"}), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fit.branches": "tm", "fit.mode": "lp"},
+        {"fit.branches": "cr"},
+        {"fit.semantic_only": True, "fit.mode": "lp", "fit.score_head": "mlp"},
+        {"rank.loss": "supcon"},
+        {"rank.loss": "rank-n-contrast", "rank.chunk": 5},
+        {"rank.form": "official", "rank.n_bal": 2, "fit.mode": "lp"},
+        {"cluster.k": "auto", "rank.loss": "none", "fit.warm_start": False},
+        {"precision": "bf16", "rank.batches_per_update": 3},
+    ],
+    ids=lambda settings: " ".join(f"{key}={value}" for key, value in settings.items()),
+)
+def test_every_variant_trains_and_its_model_can_be_loaded(
+    settings: dict[str, object], config: TrainConfig, tmp_path: Path
+) -> None:
+    folder, report = train(Run(config.with_overrides({"fit.epochs": 1} | settings), tmp_path / "run"))
+    assert report is not None
+    assert np.isfinite(report.mse)
+    scores = [verdict.score for verdict in tmcr.load(folder, device="cpu").assess_many(rated(config))]
+    assert len(set(scores)) > 1
+    assert all(score is not None and 1 <= score <= 10 for score in scores)
+
+
+def rated(config: TrainConfig) -> Iterator[Path]:
+    yield from sorted(Path(config.data.removeprefix("csv:")).parent.glob("*.png"))[:4]
+
+
+def test_training_learns_what_the_raters_like(config: TrainConfig, tmp_path: Path) -> None:
+    longer = config.with_overrides(
+        {"fit.epochs": 40, "fit.mode": "lp", "fit.learning_rate": 5e-3, "rank.loss": "none", "fit.patience": 40}
+    )
+    _, report = train(Run(longer, tmp_path / "run"))
+    assert report is not None
+    assert report.srcc is not None
+    assert report.srcc > 0.7  # eight photos; chance passes this once in fifty times
+
+
+def test_the_ablation_measures_every_system_on_the_same_held_out_photos(config: TrainConfig, tmp_path: Path) -> None:
+    config = config.with_overrides({"fit.epochs": 1, "rank.loss": "none"})
+    result = ablate(config, tmp_path / "ablation", folds=2)
+    assert list(result.reports) == list(SYSTEMS)
+    assert {report.n for report in result.reports.values()} == {40}  # every photo is held out once
+    assert result.reports["constant"].srcc is None or abs(result.reports["constant"].srcc) < 1
+    assert set(result.against_ridge) >= set(SYSTEMS) - {"constant", "ridge on frozen features"}
+    table = result.to_markdown()
+    assert all(f"| {name} |" in table for name in SYSTEMS)
+
+    watcher = Watcher()
+    again = ablate(config, tmp_path / "ablation", folds=2, progress=watcher)
+    assert again.to_dict() == result.to_dict()
+    assert not set(watcher.steps) & {"hand-crafted features", "fit-tm", "rank"}  # answers are kept
+    with pytest.raises(ConfigError, match="no system"):
+        ablate(config, tmp_path / "ablation", systems=["TM+XX"])
+    with pytest.raises(ConfigError, match="at least 2 folds"):
+        ablate(config, tmp_path / "ablation", folds=1)
