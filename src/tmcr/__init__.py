@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tmcr.assessment import Assessment, Cluster, Reason, Tag
+from tmcr.assessment import Assessment, Cluster, Facet, Reason, Tag
 from tmcr.errors import ImageError, ModelError, TmcrError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "Assessment",
     "Assessor",
     "Cluster",
+    "Facet",
     "ImageError",
     "ModelError",
     "Reason",

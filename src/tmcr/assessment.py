@@ -35,6 +35,23 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
+class Facet:
+    """How much all tags of one facet together raised (+) or lowered (−) the score, in score points.
+
+    Attributes:
+        name: what the tags are about ("light", "animals").
+        library: "semantic" or "attribute".
+        contribution: the sum over the facet's tags.
+        tags: tags that push this way and fit the photo better than the mean training photo, best-fitting first.
+    """
+
+    name: str
+    library: str
+    contribution: float
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
     """The kind of photo: the semantic cluster of the training photos that this photo falls into."""
 
@@ -55,7 +72,9 @@ class Assessment:
         percentile: share (0..100) of the training photos of the same cluster with a lower score.
         cluster: the kind of photo.
         semantic_tags, attribute_tags: best-fitting tags, best first.
-        reasons: tags with the largest contributions, largest magnitude first.
+        facets: what raised and lowered the score, largest magnitude first; they add up to the semantic and the
+            attribute contribution.
+        reasons: single tags with the largest contributions, largest magnitude first.
         semantic_contribution, attribute_contribution, encoder_contribution: the summed contributions of
             all semantic tags, all attribute tags and the image encoder; together they are
             score − reference_score.
@@ -74,6 +93,7 @@ class Assessment:
     cluster: Cluster | None = None
     semantic_tags: tuple[Tag, ...] = ()
     attribute_tags: tuple[Tag, ...] = ()
+    facets: tuple[Facet, ...] = ()
     reasons: tuple[Reason, ...] = ()
     semantic_contribution: float | None = None
     attribute_contribution: float | None = None

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tmcr.assessment import Assessment, Cluster, Reason, Tag
+from tmcr.assessment import Assessment, Cluster, Facet, Reason, Tag
 from tmcr.attribution import contributions
 from tmcr.encoders import ImageTextEncoder, load_image_text_encoder, resolve_source
 from tmcr.errors import ImageError, ModelError
@@ -21,10 +21,12 @@ from tmcr.matching import match
 from tmcr.modelfolder import STARTER, TrainedModel, load_model
 from tmcr.network import expected_score, score_std
 from tmcr.streaming import batched, ordered_map
+from tmcr.tags import TagLibraries
 from tmcr.training.clusters import assign, percentile
 
 TOP_TAGS = 8
 TOP_REASONS = 12
+TOP_FACET_TAGS = 3
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Assessor:
         self._score_values = model.score_values.to(device)
         self._similarity_mean = model.similarity_mean.to(device)
         self._similarity_std = model.similarity_std.to(device).clamp_min(1e-6)
+        self._facets = _members_by_facet(model.libraries)
 
     @property
     def name(self) -> str:
@@ -157,6 +160,7 @@ class Assessor:
                 cluster=Cluster(int(kinds[row]), self.model.clusters.tags[kinds[row]]),
                 semantic_tags=self._top_tags(similarity_rows[row], z_rows[row], 0, n_semantic),
                 attribute_tags=self._top_tags(similarity_rows[row], z_rows[row], n_semantic, len(z_rows[row])),
+                facets=self._facet_shares(tags[row], z_rows[row]),
                 reasons=self._reasons(tags[row]),
                 semantic_contribution=columns["semantic"][row],
                 attribute_contribution=columns["attribute"][row],
@@ -186,6 +190,17 @@ class Assessor:
         best = start + np.argsort(-z[start:end], kind="stable")[:TOP_TAGS]
         names, facets = self.model.libraries.names, self.model.libraries.facets
         return tuple(Tag(names[i], float(similarities[i]), float(z[i]), facets[i]) for i in best)
+
+    def _facet_shares(self, shares: NDArray[np.float64], z: NDArray[np.float32]) -> tuple[Facet, ...]:
+        names = self.model.libraries.names
+        facets = []
+        for (library, facet), members in self._facets.items():
+            total = float(shares[members].sum())
+            telling = members[(shares[members] * total > 0) & (z[members] > 0)]
+            best = telling[np.argsort(-z[telling], kind="stable")[:TOP_FACET_TAGS]]
+            if total != 0:
+                facets.append(Facet(facet, library, total, tuple(names[i] for i in best)))
+        return tuple(sorted(facets, key=lambda facet: -abs(facet.contribution)))
 
     def _reasons(self, shares: NDArray[np.float64]) -> tuple[Reason, ...]:
         names, facets = self.model.libraries.names, self.model.libraries.facets
@@ -225,6 +240,15 @@ def load(
     if precision not in ("auto", "fp32", "bf16"):
         raise ModelError(f"precision must be auto, fp32 or bf16, not {precision!r}")
     return Assessor(trained, encoder, pick_hardware(device, precision, workers), limits)  # type: ignore[arg-type]
+
+
+def _members_by_facet(libraries: TagLibraries) -> dict[tuple[str, str], NDArray[np.int64]]:
+    """Indices of the tags of each (library, facet); tags without a facet go by their library's name."""
+    members: dict[tuple[str, str], list[int]] = {}
+    for index, facet in enumerate(libraries.facets):
+        library = "semantic" if index < libraries.n_semantic else "attribute"
+        members.setdefault((library, facet or f"other {library} tags"), []).append(index)
+    return {key: np.array(indices, dtype=np.int64) for key, indices in members.items()}
 
 
 def _stack(arrays: list[NDArray[np.float32] | None]) -> Tensor:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from tmcr.assessment import Assessment, Cluster, Reason, Tag
+from tmcr.assessment import Assessment, Cluster, Facet, Reason, Tag
 from tmcr.errors import ConfigError, DataError
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -26,6 +26,7 @@ CSV_COLUMNS = (
     "cluster",
     "semantic_tags",
     "attribute_tags",
+    "facets",
     "reasons",
     "distribution",
     "score_values",
@@ -183,6 +184,7 @@ def _schema() -> Any:
     number, text = pa.float32(), pa.string()
     tag = pa.struct([("name", text), ("similarity", number), ("z", number), ("facet", text)])
     reason = pa.struct([("tag", text), ("library", text), ("contribution", number), ("facet", text)])
+    facet = pa.struct([("name", text), ("library", text), ("contribution", number), ("tags", pa.list_(text))])
     return pa.schema(
         [
             ("photo", text),
@@ -194,6 +196,7 @@ def _schema() -> Any:
             ("cluster", pa.struct([("index", pa.int32()), ("tags", pa.list_(text))])),
             ("semantic_tags", pa.list_(tag)),
             ("attribute_tags", pa.list_(tag)),
+            ("facets", pa.list_(facet)),
             ("reasons", pa.list_(reason)),
             ("semantic_contribution", number),
             ("attribute_contribution", number),
@@ -220,6 +223,8 @@ def _cell(value: Any) -> Any:
             return _plain(" · ".join(value.tags))
         case tuple() if value and isinstance(value[0], Tag):
             return _plain("; ".join(tag.name for tag in value))
+        case tuple() if value and isinstance(value[0], Facet):
+            return _plain("; ".join(f"{facet.name} {facet.contribution:+.3f}" for facet in value))
         case tuple() if value and isinstance(value[0], Reason):
             return _plain("; ".join(f"{reason.tag} {reason.contribution:+.3f}" for reason in value))
         case tuple():
@@ -248,6 +253,7 @@ def _from_dict(row: dict[str, Any]) -> Assessment:
             "score_values": tuple(row["score_values"] or ()),
             "semantic_tags": tuple(Tag(**tag) for tag in row["semantic_tags"] or ()),
             "attribute_tags": tuple(Tag(**tag) for tag in row["attribute_tags"] or ()),
+            "facets": tuple(Facet(**facet | {"tags": tuple(facet["tags"])}) for facet in row["facets"] or ()),
             "reasons": tuple(Reason(**reason) for reason in row["reasons"] or ()),
         }
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from tmcr.assessment import Assessment, Reason
+from tmcr.assessment import Assessment
 from tmcr.metrics import METRIC_NAMES, Report
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -203,9 +202,11 @@ def _standing(verdict: Assessment, tags: int = 3) -> str:
 
 
 def _why(verdict: Assessment, top: int = 3) -> str:
+    """The facets that moved the score most, each with the tag that shows it."""
     return "  ".join(
-        f"[{'green' if reason.contribution > 0 else 'red'}]{escape(reason.tag)} {reason.contribution:+.2f}[/]"
-        for reason in verdict.reasons[:top]
+        f"[{'green' if facet.contribution > 0 else 'red'}]{facet.contribution:+.2f} {escape(facet.name)}[/]"
+        + (f" [dim]{escape(facet.tags[0])}[/]" if facet.tags else "")
+        for facet in verdict.facets[:top]
     )
 
 
@@ -217,26 +218,17 @@ def _histogram(verdict: Assessment, width: int = 40) -> Table:
     return table
 
 
-def _reasons(verdict: Assessment) -> Table:
-    """Contributions grouped by facet, largest group first, and the sums that make up the score."""
-    groups: dict[str, list[Reason]] = defaultdict(list)
-    for reason in verdict.reasons:
-        groups[reason.facet or reason.library].append(reason)
-    ordered = sorted(groups.items(), key=lambda item: -abs(sum(r.contribution for r in item[1])))
+def _reasons(verdict: Assessment, top: int = 8) -> Table:
+    """From the mean training photo to this one, facet by facet; the points add up to the score."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("why", no_wrap=True)
     table.add_column("points", justify="right")
-    table.add_column("tags")
+    table.add_column("because of")
     table.add_row("the mean training photo", f"{verdict.reference_score:.2f}", "")
-    for facet, reasons in ordered:
-        table.add_row(
-            escape(facet),
-            _signed(sum(r.contribution for r in reasons)),
-            ", ".join(f"{escape(r.tag)} {r.contribution:+.2f}" for r in reasons),
-        )
-    named = sum(r.contribution for r in verdict.reasons)
-    tags = (verdict.semantic_contribution or 0.0) + (verdict.attribute_contribution or 0.0)
-    table.add_row("all other tags", _signed(tags - named), "", style="dim")
+    for facet in verdict.facets[:top]:
+        table.add_row(escape(facet.name), _signed(facet.contribution), escape(", ".join(facet.tags)))
+    if rest := verdict.facets[top:]:
+        table.add_row(f"{len(rest)} other facets", _signed(sum(facet.contribution for facet in rest)), "", style="dim")
     table.add_row("what the image encoder sees", _signed(verdict.encoder_contribution or 0.0), "", style="dim")
     table.add_row("[bold]this photo[/]", f"[bold]{verdict.score:.2f}[/]", "")
     return table
