@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 from tmcr.assessment import Assessment, Cluster, Facet, Reason, Tag
 from tmcr.attribution import contributions
 from tmcr.encoders import ImageTextEncoder, load_image_text_encoder, resolve_source
-from tmcr.errors import ImageError, ModelError
-from tmcr.hardware import Hardware, pick_hardware
+from tmcr.errors import ConfigError, ImageError, ModelError
+from tmcr.hardware import Hardware, Precision, pick_hardware
 from tmcr.images import ImageLimits, Source, decode, source_name
 from tmcr.matching import match
 from tmcr.modelfolder import STARTER, TrainedModel, load_model
@@ -226,8 +227,11 @@ def load(
 
     Raises:
         ModelError: it is not there, is damaged, or its encoder cannot be had.
-        ConfigError: the device cannot be used.
+        ConfigError: the device or the precision cannot be used.
     """
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision must be auto, fp32 or bf16, not {precision!r}")
+    hardware = pick_hardware(device, cast(Precision, precision), workers)
     folder = STARTER if str(model) == "starter" else resolve_source(str(model), revision=None, offline=offline)
     trained = load_model(folder)
     source = trained.image_text.source
@@ -237,9 +241,7 @@ def load(
         offline=offline,
         preprocess=trained.image_text.preprocess,
     )
-    if precision not in ("auto", "fp32", "bf16"):
-        raise ModelError(f"precision must be auto, fp32 or bf16, not {precision!r}")
-    return Assessor(trained, encoder, pick_hardware(device, precision, workers), limits)  # type: ignore[arg-type]
+    return Assessor(trained, encoder, hardware, limits)
 
 
 def _members_by_facet(libraries: TagLibraries) -> dict[tuple[str, str], NDArray[np.int64]]:

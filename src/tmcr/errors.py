@@ -61,3 +61,11 @@ class TagError(TmcrError):
 
 class MetricError(TmcrError, ValueError):
     """A metric that is undefined on the values given (constant, too few, NaN)."""
+
+
+def printable(text: str) -> str:
+    """Text that a terminal shows as one line: control characters and undecodable bytes of file names escaped."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )

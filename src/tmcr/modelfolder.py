@@ -171,6 +171,9 @@ def load_model(folder: Path) -> TrainedModel:
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise ModelError(f"{folder} is no model folder: it has no config.json; 'tmcr train' makes one")
+    for name in ("model.safetensors", "text_features.safetensors", "clusters.safetensors"):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder}: the model folder lacks {name}; copy it again")
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         if config.get("format") != FORMAT:

@@ -17,6 +17,7 @@ Interpolation = Literal["bicubic", "bilinear", "lanczos"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LONGEST_ASPECT = 16  # beyond this ratio of the sides, only the middle of a photo is looked at when it is cropped
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -127,6 +128,8 @@ class PreprocessSpec:
         if self.resize == "squash":
             return self._resample(image, side, side)
         if self.resize == "crop":
+            image = _within_aspect(image)
+            width, height = image.size
             # As transformers does it: the longer side is cut to an integer, not rounded.
             if width <= height:
                 return self._resample(image, side, max(side, int(side * height / width)))
@@ -150,6 +153,16 @@ class PreprocessSpec:
         pixels = np.asarray(image, dtype=np.float32) / 255
         pixels = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
+
+
+def _within_aspect(image: Image.Image) -> Image.Image:
+    """The middle of a strip: enlarging a whole one of 8 × 1,000,000 pixels would fill the memory."""
+    shorter = min(image.size)
+    width, height = (min(side, LONGEST_ASPECT * shorter) for side in image.size)
+    if (width, height) == image.size:
+        return image
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def official_image_text(size: int) -> PreprocessSpec:

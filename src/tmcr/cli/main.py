@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from tmcr.cli import ablate, demo, doctor, evaluate, explain, score, train
-from tmcr.errors import TmcrError
+from tmcr.errors import TmcrError, printable
+
+INTERRUPTED = 130  # what the shell, and typer, make of Ctrl-C
 
 app = typer.Typer(
     name="tmcr",
@@ -49,11 +51,9 @@ def run() -> None:
     try:
         app()
     except TmcrError as error:
-        print(f"tmcr: {error}", file=sys.stderr)
+        print(f"tmcr: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("tmcr: stopped; what was finished is kept", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone (`tmcr score … | head`)
-        sys.stderr.close()
-        sys.exit(0)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            print("tmcr: stopped; what was finished is kept", file=sys.stderr)
+        raise

@@ -7,6 +7,7 @@ the number of photos.
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 import json
@@ -53,11 +54,12 @@ def write_gallery(
                 count += 1
             file.write(after)
         part.replace(out)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise DataError(f"{out}: the gallery cannot be written ({error.strerror}); is the disk full?") from None
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise DataError(f"{out}: the gallery cannot be written ({reason}); choose another place") from None
         raise
     return count
 

@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tmcr.assessment import Assessment
+from tmcr.errors import printable
 from tmcr.metrics import METRIC_NAMES, Report
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -54,6 +55,7 @@ def _bar(console: Console) -> Progress:
         TextColumn("{task.fields[note]}", style="dim"),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 
@@ -147,7 +149,7 @@ def ranking_table(verdicts: Sequence[Assessment], console: Console, *, limit: in
 def explain_panel(verdict: Assessment) -> RenderableType:
     """Everything about one photo."""
     if verdict.score is None:
-        return Text(f"✗ {verdict.photo}: {verdict.error}", style="red")
+        return Text(f"✗ {printable(verdict.photo)}: {verdict.error}", style="red")
     parts: list[RenderableType] = [
         Text.from_markup(f"[bold]{verdict.score:.2f}[/] of 10, ratings spread ±{verdict.std:.2f}"),
         Text.from_markup(f"{_standing(verdict)} of the training photos" if verdict.cluster else ""),
@@ -158,7 +160,7 @@ def explain_panel(verdict: Assessment) -> RenderableType:
     for title, tags in (("shows", verdict.semantic_tags), ("impression", verdict.attribute_tags)):
         parts.append(Text.from_markup(f"[bold]{title}[/]  " + escape(", ".join(tag.name for tag in tags))))
     parts += [Text(), _reasons(verdict)]
-    return Panel(Group(*parts), title=escape(Path(verdict.photo).name), width=90)
+    return Panel(Group(*parts), title=escape(printable(Path(verdict.photo).name)), width=90)
 
 
 def metrics_table(reports: Sequence[tuple[str, Report]], console: Console) -> None:
@@ -183,11 +185,9 @@ def metrics_table(reports: Sequence[tuple[str, Report]], console: Console) -> No
 
 
 def _short_names(photos: Sequence[str]) -> dict[str, str]:
-    """Names without the folder that all photos share."""
+    """Names fit for a terminal, without the folder that all photos share."""
     parents = {str(Path(photo).parent) for photo in photos}
-    if len(parents) == 1:
-        return {photo: Path(photo).name for photo in photos}
-    return {photo: photo for photo in photos}
+    return {photo: printable(Path(photo).name if len(parents) == 1 else photo) for photo in photos}
 
 
 def _sparkline(distribution: Sequence[float]) -> str:
