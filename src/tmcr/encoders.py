@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -213,8 +214,8 @@ def load_image_encoder(
     from transformers import AutoModel
 
     folder = resolve_source(source, revision=revision, offline=offline)
-    preprocess = _preprocess(folder)
     config = _vision_config(_read_json(folder / "config.json"))
+    preprocess = _preprocess(folder)
     if not pretrained:
         return image_encoder_from_config({"model": config, "preprocess": preprocess.to_dict()})
     model = _load_weights(AutoModel, folder, source)
@@ -272,7 +273,7 @@ def _load_weights(loader: Any, folder: Path, source: str) -> Any:
                 output_loading_info=True,
                 dtype=torch.float32,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ModelError(f"{source}: cannot be loaded ({_first_line(error)}); copy the folder again") from None
     # Buffers that the network computes itself may be absent; weights may not.
     if missing := sorted(key for key in report["missing_keys"] if "position_ids" not in key):
