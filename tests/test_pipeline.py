@@ -234,6 +234,12 @@ def rated(config: TrainConfig) -> Iterator[Path]:
     yield from sorted(Path(config.data.removeprefix("csv:")).parent.glob("*.png"))[:4]
 
 
+def test_the_encoder_is_compiled_where_that_is_asked_for(config: TrainConfig, tmp_path: Path) -> None:
+    for wanted in (True, False):
+        run = Run(config.with_overrides({"compile": wanted}), tmp_path / "run")
+        assert (run.starting_encoder().tower._compiled_call_impl is not None) == wanted
+
+
 def test_training_learns_what_the_raters_like(config: TrainConfig, tmp_path: Path) -> None:
     longer = config.with_overrides(
         {"fit.epochs": 40, "fit.mode": "lp", "fit.learning_rate": 5e-3, "rank.loss": "none", "fit.patience": 40}

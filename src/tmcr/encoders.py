@@ -82,6 +82,7 @@ class ImageTextEncoder:
 
     def __init__(self, model: Any, tokenizer: Any, name: str, fingerprint: str, preprocess: PreprocessSpec) -> None:
         self._model: Any = model.eval().requires_grad_(False)
+        self._layout = _best_layout(model.vision_model)
         self._tokenizer = tokenizer
         self.name = name
         self.fingerprint = fingerprint
@@ -96,6 +97,7 @@ class ImageTextEncoder:
     @torch.inference_mode()
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """E_I: pixel values (B, 3, H, W) → (B, E), L2-normalised."""
+        pixel_values = pixel_values.contiguous(memory_format=self._layout)
         pooled = self._model.vision_model(pixel_values=pixel_values).pooler_output.flatten(1)
         project = getattr(self._model, "visual_projection", None)
         return normalize(project(pooled) if project is not None else pooled, dim=1)
@@ -179,6 +181,7 @@ class ImageEncoder(nn.Module):
         self.tower = tower
         self.preprocess = preprocess
         self._model_config = model_config
+        self._layout = _best_layout(tower)
         was_training = tower.training
         with torch.no_grad():
             self.width = int(self.eval()(torch.zeros(1, 3, preprocess.size, preprocess.size)).shape[1])
@@ -191,7 +194,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """F_level: pixel values (B, 3, H, W) → (B, W)."""
-        outputs = self.tower(pixel_values=pixel_values)
+        outputs = self.tower(pixel_values=pixel_values.contiguous(memory_format=self._layout))
         if self._model_config["model_type"] in _CLASS_TOKEN:
             return outputs.last_hidden_state[:, 0]
         if getattr(outputs, "pooler_output", None) is not None:
@@ -242,6 +245,14 @@ def image_encoder_from_config(config: dict[str, Any]) -> ImageEncoder:
         config["model"],
         PreprocessSpec.from_dict(config["preprocess"]),
     )
+
+
+def _best_layout(tower: nn.Module) -> torch.memory_format:
+    """Bring a convolutional network into channels-last order, in which it is up to twice as fast; name the order."""
+    convolutional = sum(isinstance(module, nn.Conv2d) for module in tower.modules()) > 4  # transformers have one or two
+    layout = torch.channels_last if convolutional else torch.contiguous_format
+    tower.to(memory_format=layout)  # type: ignore[call-overload]
+    return layout
 
 
 def _vision_config(config: dict[str, Any]) -> dict[str, Any]:

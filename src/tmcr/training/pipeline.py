@@ -123,6 +123,8 @@ class Run:
             encoder.preprocess = official_image(own.size)
         else:
             encoder.preprocess = own.with_margin(encoders.image_crop_from, squash=encoders.squash)
+        if self.config.compile:
+            encoder.tower.compile()
         return encoder
 
     # ---- match ----------------------------------------------------------------------------------------------
