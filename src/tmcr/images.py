@@ -90,11 +90,11 @@ def decode(
     data = _read(source, name, limits)
     suffix = Path(name).suffix.lower()
     if suffix in RAW_SUFFIXES and not data.startswith(b"\xff\xd8"):
-        return _upright_rgb(_from_raw(data, name), name, limits, background)
+        return _upright_rgb(_from_raw(data, name, limits), name, limits, background)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = _open(data, suffix, name)
+            image = _open(data, suffix, name, limits)
             _check_size(image.size, name, limits)
             if target_side is not None and image.format in ("JPEG", "MPO"):
                 image.draft("RGB", _draft_size(image.size, DRAFT_MARGIN * target_side))
@@ -198,31 +198,34 @@ def _read(source: str | os.PathLike[str] | bytes | BinaryIO, name: str, limits: 
     return data
 
 
-def _open(data: bytes, suffix: str, name: str) -> Image.Image:
+def _open(data: bytes, suffix: str, name: str, limits: ImageLimits) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc") or suffix in HEIC_SUFFIXES:
-            return _from_heic(data, name)
+            return _from_heic(data, name, limits)
         raise
 
 
-def _from_heic(data: bytes, name: str) -> Image.Image:
+def _from_heic(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
     try:
         import pillow_heif
     except ImportError:
         raise ImageError("unsupported", "HEIC needs an extra: pip install 'tmcr[raw]'", name) from None
-    image: Image.Image = pillow_heif.open_heif(io.BytesIO(data)).to_pillow()
+    container = pillow_heif.open_heif(io.BytesIO(data))
+    _check_size(container.size, name, limits)  # nothing is decoded yet
+    image: Image.Image = container.to_pillow()
     return image
 
 
-def _from_raw(data: bytes, name: str) -> Image.Image:
+def _from_raw(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
     try:
         import rawpy
     except ImportError:
         raise ImageError("unsupported", "RAW needs an extra: pip install 'tmcr[raw]'", name) from None
     try:
         with rawpy.imread(io.BytesIO(data)) as raw:
+            _check_size((raw.sizes.raw_width, raw.sizes.raw_height), name, limits)
             return Image.fromarray(raw.postprocess(use_camera_wb=True, half_size=True))
     except (rawpy.LibRawError, *_DAMAGE) as error:
         raise ImageError("truncated", f"the RAW file is damaged ({_brief(error)})", name) from None
