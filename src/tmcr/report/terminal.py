@@ -134,7 +134,7 @@ def ranking_table(verdicts: Sequence[Assessment], console: Console, *, limit: in
                 f"{verdict.std:.2f}",
                 _sparkline(verdict.distribution),
                 escape(names[verdict.photo]),
-                _standing(verdict, tags=1),
+                _standing(verdict),
                 *([_why(verdict)] if wide else []),
             )
         console.print(table)
@@ -152,7 +152,7 @@ def explain_panel(verdict: Assessment) -> RenderableType:
         return Text(f"✗ {printable(verdict.photo)}: {verdict.error}", style="red")
     parts: list[RenderableType] = [
         Text.from_markup(f"[bold]{verdict.score:.2f}[/] of 10, ratings spread ±{verdict.std:.2f}"),
-        Text.from_markup(f"{_standing(verdict)} of the training photos" if verdict.cluster else ""),
+        Text.from_markup(_standing_in_full(verdict)),
         Text(),
         _histogram(verdict),
         Text(),
@@ -195,10 +195,17 @@ def _sparkline(distribution: Sequence[float]) -> str:
     return "".join(_BLOCKS[round(share / top * (len(_BLOCKS) - 1))] for share in distribution)
 
 
-def _standing(verdict: Assessment, tags: int = 3) -> str:
+def _standing(verdict: Assessment) -> str:
     if verdict.cluster is None or verdict.percentile is None:
         return ""
-    return f"above {verdict.percentile:.0f} % of [italic]{escape(' · '.join(verdict.cluster.tags[:tags]))}[/]"
+    return f"above {verdict.percentile:.0f} % of [italic]{escape(' · '.join(verdict.cluster.tags[:1]))}[/]"
+
+
+def _standing_in_full(verdict: Assessment) -> str:
+    if verdict.cluster is None or verdict.percentile is None:
+        return ""
+    kind = escape(" · ".join(verdict.cluster.tags))
+    return f"above {verdict.percentile:.0f} % of the training photos of its kind: [italic]{kind}[/]"
 
 
 def _why(verdict: Assessment, top: int = 3) -> str:
