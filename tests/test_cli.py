@@ -100,12 +100,17 @@ def test_train_and_evaluate_from_a_table_of_votes(tmcr: Command, tmp_path: Path)
         assert (tmp_path / "run" / name).stat().st_size > 0
     measured = json.loads((tmp_path / "run" / "report.json").read_text())
     code, out, _ = tmcr(
-        "evaluate", "--model", tmp_path / "run" / "model", "--data", f"csv:{ratings}", "--out", tmp_path / "again.json"
-    )
+        "evaluate", "--model", tmp_path / "run" / "model", "--data", f"csv:{ratings}",
+        "--out", tmp_path / "again.json", "--figure", tmp_path / "again.png",
+    )  # fmt: skip
     assert code == 0
+    assert "kind of photo" in out
+    assert (tmp_path / "again.png").read_bytes().startswith(b"\x89PNG")
     again = json.loads((tmp_path / "again.json").read_text())
     assert again["mse"] == pytest.approx(measured["mse"], abs=1e-3)
     assert again["n"] == measured["n"] == 8
+    assert sum(kind["n"] for kind in again["kinds"].values()) == 8
+    assert sum(again["long_tail"]["counts"].values()) == 8
 
 
 @pytest.mark.parametrize(
@@ -124,6 +129,7 @@ def test_train_and_evaluate_from_a_table_of_votes(tmcr: Command, tmp_path: Path)
         (["train", "--data", "csv:none.csv", "--out", "run", "--set", "fit.dropout=2"], "setting fit.dropout"),
         (["train", "--data", "csv:none.csv", "--out", "run", "--set", "fit.dropout"], "section.name=value"),
         (["evaluate", "--data", "csv:none.csv"], "no such ratings file"),
+        (["evaluate", "--data", "csv:none.csv", "--figure", "a.bmp"], ".png, .svg or .pdf"),
         (["ablate", "--data", "csv:none.csv", "--out", "run", "--system", "magic"], "no system 'magic'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

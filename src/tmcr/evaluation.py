@@ -2,38 +2,109 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from tmcr.assessor import Assessor
 from tmcr.datasets.manifest import Manifest
 from tmcr.errors import DataError
 from tmcr.metrics import Report, evaluate
 
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model is worth on rated photos.
+
+    Attributes:
+        report: metrics with confidence intervals over all photos, and the long tail where the data has a training part.
+        kinds: metrics of the photos of each kind (the model's clusters, named by their tags), without intervals.
+        predicted, true: (n,) mean ratings on 1..10.
+        train_scores: mean ratings of the data's training part, or None.
+        errors: photo → why it could not be read; such photos count nowhere.
+    """
+
+    report: Report
+    kinds: dict[str, Report]
+    predicted: Floats
+    true: Floats
+    train_scores: Floats | None = None
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            **self.report.to_dict(),
+            "kinds": {name: report.to_dict() for name, report in self.kinds.items()},
+            "errors": self.errors,
+        }
+
 
 def evaluate_assessor(
-    assessor: Assessor, manifest: Manifest, part: str = "test", *, resamples: int = 1000, seed: int = 0
-) -> Report:
-    """All metrics with confidence intervals on a part of the manifest; photos that cannot be read are left out.
+    assessor: Assessor,
+    manifest: Manifest,
+    part: str = "test",
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    watch: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Score a part of the manifest and compare with its ratings; photos that cannot be read are left out.
+
+    Args:
+        watch: called after each photo.
 
     Raises:
         DataError: the part is empty, or none of its photos can be read.
     """
     if part not in manifest.splits:
         raise DataError(
-            f"{manifest.description}: no photo is marked {part!r}; there are {sorted(set(manifest.splits))}"
+            f"{manifest.description}: no photo is marked {part!r}; there are {', '.join(sorted(set(manifest.splits)))}"
         )
     photos = manifest.part(part)
-    verdicts = list(assessor.assess_many(photos.paths))
-    readable = np.flatnonzero([verdict.ok for verdict in verdicts])
-    if len(readable) == 0:
-        raise DataError(f"none of the {len(photos)} photos can be read; the first: {verdicts[0].error}")
+    readable: list[int] = []
+    rows: list[tuple[float, ...]] = []
+    kind_of: list[str] = []
+    score_values: tuple[float, ...] = ()
+    errors: dict[str, str] = {}
+    for row, verdict in enumerate(assessor.assess_many(photos.paths)):  # of a verdict, only this much is kept
+        if verdict.error is None:
+            readable.append(row)
+            rows.append(verdict.distribution)
+            kind_of.append(" · ".join(verdict.cluster.tags) if verdict.cluster else "")
+            score_values = verdict.score_values
+        else:
+            errors[verdict.photo] = verdict.error
+        watch()
+    if not readable:
+        name, reason = next(iter(errors.items()))
+        raise DataError(f"none of the {len(photos)} photos can be read; the first: {name}: {reason}")
     photos = photos.take(readable)
-    return evaluate(
-        np.array([verdicts[row].distribution for row in readable]),
-        photos.distributions,
-        np.array(verdicts[readable[0]].score_values),
-        true_values=photos.score_values,
-        resamples=resamples,
-        seed=seed,
-        groups=photos.groups,
+    distributions, values, kinds = np.array(rows), np.array(score_values), np.array(kind_of)
+    train_scores = manifest.part("train").scores if "train" in manifest.splits and part != "train" else None
+
+    def report(chosen: NDArray[np.bool_], resamples: int) -> Report:
+        return evaluate(
+            distributions[chosen],
+            photos.distributions[chosen],
+            values,
+            true_values=photos.score_values,
+            train_scores=train_scores,
+            resamples=resamples,
+            seed=seed,
+            groups=[photos.groups[row] for row in np.flatnonzero(chosen)] if photos.groups else None,
+        )
+
+    return Evaluation(
+        report=report(np.ones(len(photos), dtype=bool), resamples),
+        kinds={name: report(kinds == name, 0) for name in sorted(set(kind_of)) if name},
+        predicted=distributions @ values,
+        true=photos.scores,
+        train_scores=train_scores,
+        errors=errors,
     )

@@ -14,27 +14,44 @@ def evaluate(
     data: Annotated[str, typer.Option(help="Data SPEC, e.g. oasis@FOLDER or csv:ratings.csv.")],
     model: Model = "starter",
     part: Annotated[str, typer.Option(help="Which part of the data: test, val or train.")] = "test",
-    out: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write everything as JSON to this file.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw predicted against true scores to this .png, .svg or .pdf.")
+    ] = None,
     device: Device = "auto",
     offline: Offline = False,
 ) -> None:
-    """All metrics of a model on rated photos, with 95 % confidence intervals.
+    """All metrics of a model on rated photos, with 95 % intervals, by rarity of the score and by kind of photo.
 
-    Example:
+    Examples:
 
         tmcr evaluate --model runs/mine/model --data csv:ratings.csv
+
+        tmcr evaluate --data csv:ratings.csv --out report.json --figure report.png
     """
     from tmcr.assessor import load
     from tmcr.datasets import load_manifest
+    from tmcr.errors import ConfigError
     from tmcr.evaluation import evaluate_assessor
-    from tmcr.report.terminal import make_console, metrics_table
+    from tmcr.report.evaluation import draw_evaluation, print_evaluation
+    from tmcr.report.terminal import make_console, progress
 
+    if figure is not None and figure.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"{figure}: a figure is drawn as .png, .svg or .pdf; choose one of these suffixes")
     manifest = load_manifest(data)
-    report = evaluate_assessor(load(model, device=device, offline=offline), manifest, part)
+    assessor = load(model, device=device, offline=offline)
+    with progress("scoring", manifest.splits.count(part)) as bar:
+        evaluation = evaluate_assessor(assessor, manifest, part, watch=bar.advance)
     console = make_console()
-    console.print(f"{manifest.description}; part {part}", highlight=False)
-    metrics_table([(part, report)], console)
-    if out is not None:
-        import json
+    title = f"{assessor.name} on {manifest.description}; part {part}"
+    console.print(title, highlight=False)
+    print_evaluation(evaluation, part, console)
+    try:
+        if out is not None:
+            import json
 
-        out.write_text(json.dumps(report.to_dict(), indent=2), encoding="utf-8")
+            out.write_text(json.dumps(evaluation.to_dict(), indent=2), encoding="utf-8")
+        if figure is not None:
+            draw_evaluation(evaluation, figure, title=title)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be written ({error.strerror}); choose another place") from None

@@ -1,0 +1,88 @@
+"""An evaluation as tables in the terminal and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tmcr.evaluation import Evaluation
+from tmcr.metrics import REGIONS, Report
+from tmcr.report.terminal import metrics_table
+
+_REGION_COLORS = {"many": "#0072B2", "med": "#E69F00", "few": "#D55E00"}  # told apart by the colour-blind
+_KIND_METRICS = ("srcc", "plcc", "mse", "emd1")
+
+
+def print_evaluation(evaluation: Evaluation, title: str, console: Console) -> None:
+    """Metrics with intervals, then the error by how common a score is, then by kind of photo."""
+    metrics_table([(title, evaluation.report)], console)
+    tail = evaluation.report.long_tail
+    if tail is not None:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column("scores like it in training")
+        table.add_column("photos", justify="right")
+        table.add_column("MSE ↓", justify="right")
+        for region in REGIONS:
+            error = tail.mse.get(region)
+            table.add_row(region, str(tail.counts[region]), "–" if error is None else f"{error:.3f}")
+        console.print()
+        console.print(table)
+    if len(evaluation.kinds) > 1:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column("kind of photo", overflow="ellipsis", no_wrap=True, max_width=56)
+        table.add_column("photos", justify="right")
+        for name in _KIND_METRICS:
+            table.add_column(name.upper(), justify="right")
+        for kind, report in sorted(evaluation.kinds.items(), key=lambda item: -item[1].n):
+            table.add_row(escape(kind), str(report.n), *[_cell(report, name) for name in _KIND_METRICS])
+        console.print()
+        console.print(table)
+    if evaluation.errors:
+        name, reason = next(iter(evaluation.errors.items()))
+        console.print(f"{len(evaluation.errors)} photos could not be read, e.g. {escape(name)}: {escape(reason)}")
+
+
+def draw_evaluation(evaluation: Evaluation, out: Path, *, title: str = "") -> None:
+    """Predicted against true scores beside the distributions of both; format by the suffix of `out`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from tmcr.metrics import regions_by_density
+
+    predicted, true = evaluation.predicted, evaluation.true
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2), width_ratios=(1, 1), constrained_layout=True)
+    if evaluation.train_scores is not None:
+        regions = regions_by_density(evaluation.train_scores, true)
+        for region, color in _REGION_COLORS.items():
+            chosen = regions == region
+            if chosen.any():
+                left.scatter(true[chosen], predicted[chosen], s=16, alpha=0.7, color=color, label=region, linewidths=0)
+        left.legend(frameon=False, title="scores like it\nin training", loc="lower right")
+    else:
+        left.scatter(true, predicted, s=16, alpha=0.7, color=_REGION_COLORS["many"], linewidths=0)
+    left.plot([1, 10], [1, 10], color="#999999", linewidth=1)
+    left.set(xlim=(1, 10), ylim=(1, 10), xlabel="mean rating", ylabel="predicted", aspect="equal")
+    bins = np.linspace(1, 10, 19).tolist()
+    right.hist(true, bins, alpha=0.5, color="#666666", label="mean ratings")
+    right.hist(predicted, bins, histtype="step", linewidth=2, color=_REGION_COLORS["many"], label="predicted")
+    right.set(xlabel="score", ylabel="photos", xlim=(1, 10))
+    right.legend(frameon=False)
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    part = out.with_name(f"{out.name}.part")
+    figure.savefig(part, dpi=140, format=out.suffix.lstrip(".") or "png")
+    plt.close(figure)
+    part.replace(out)
+
+
+def _cell(report: Report, name: str) -> str:
+    value = getattr(report, name)
+    return "–" if value is None else f"{value:.3f}"
