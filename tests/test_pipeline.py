@@ -22,6 +22,7 @@ from tmcr.errors import ConfigError, DataError
 from tmcr.experiments.ablation import SYSTEMS, ablate
 from tmcr.modelfolder import load_model
 from tmcr.training.config import TrainConfig, preset
+from tmcr.training.fit import similarity_statistics
 from tmcr.training.pipeline import Run, train
 
 SETTINGS = {
@@ -46,8 +47,10 @@ def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(ratings: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    cache = str(tmp_path_factory.mktemp("cache"))
-    return preset("small").with_overrides({"data": f"csv:{ratings}", "cache": cache} | SETTINGS)
+    cache, tags = str(tmp_path_factory.mktemp("cache")), tmp_path_factory.mktemp("tags")
+    (tags / "semantic.txt").write_text("beach\nforest\nsunset\ncat\nbread\nstreet\nboat\n")
+    (tags / "attribute.txt").write_text("sharp\nblurry\nwarm light\ndull\ncolorful\n")
+    return preset("small").with_overrides({"data": f"csv:{ratings}", "cache": cache, "tags": str(tags)} | SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +161,8 @@ def test_a_killed_run_resumes_to_the_same_numbers(
 KILLED = """
 import sys, time
 from pathlib import Path
-from tmcr.training.config import TrainConfig
+from tmcr.training.config import TrainConfig, preset
+from tmcr.training.fit import similarity_statistics
 from tmcr.training.pipeline import Run, train
 from tmcr.training.stage import MetricsLog
 add = MetricsLog.add
@@ -216,6 +220,7 @@ def test_data_without_a_training_part_is_refused(config: TrainConfig, tmp_path: 
         {"rank.form": "official", "rank.n_bal": 2, "fit.mode": "lp"},
         {"cluster.k": "auto", "rank.loss": "none", "fit.warm_start": False},
         {"precision": "bf16", "rank.batches_per_update": 3},
+        {"fit.refit": True},
     ],
     ids=lambda settings: " ".join(f"{key}={value}" for key, value in settings.items()),
 )
@@ -238,6 +243,20 @@ def test_the_encoder_is_compiled_where_that_is_asked_for(config: TrainConfig, tm
     for wanted in (True, False):
         run = Run(config.with_overrides({"compile": wanted}), tmp_path / "run")
         assert (run.starting_encoder().tower._compiled_call_impl is not None) == wanted
+
+
+def test_a_refit_takes_the_best_number_of_epochs_and_learns_from_validation_photos_too(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    refit = config.with_overrides({"fit.refit": True, "fit.epochs": 3, "fit.warm_start": False})
+    run = Run(refit, tmp_path / "run")
+    fitted = run.fit()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    best = int(fitted.validation["epoch"])
+    assert [row["epoch"] for row in rows if row["stage"] == "fit-refit"] == list(range(best + 1))
+    known = np.concatenate([run.part("train"), run.part("val")])
+    mean, _ = similarity_statistics(run.matched, known)
+    assert torch.allclose(fitted.head.tag_scale.mean, mean, atol=1e-6)
 
 
 def test_training_learns_what_the_raters_like(config: TrainConfig, tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ class FitConfig(_Section):
     epochs: int = Field(50, ge=1)
     patience: int = Field(5, ge=1)  # stop after this many epochs without a better validation EMD
     warm_start: bool = False  # begin fine-tuning from a head already fitted on the frozen encoder
+    # Once validation has told how many epochs are best, train anew for as many on training and validation photos.
+    refit: bool = False
     flip: bool = True
 
 

@@ -19,7 +19,7 @@ from tmcr.network import PredictionHead, expected_score
 from tmcr.training.config import FitConfig
 from tmcr.training.match import Matched
 from tmcr.training.photos import PhotoViews
-from tmcr.training.rank import train_mode
+from tmcr.training.rank import seed_dropout, train_mode
 from tmcr.training.stage import MetricsLog, Progress, save_checkpoint
 
 
@@ -79,15 +79,18 @@ def fit(
     log: MetricsLog,
     progress: Progress,
     stage: str = "fit",
+    fixed_epochs: int | None = None,
 ) -> dict[str, float]:
     """Train `head`, and `encoder` too where it is given (FT), in place; both end as they were at the best epoch.
 
     The best epoch is the one with the lowest EMD on the validation part; the test part is never looked at.
 
+    Args:
+        fixed_epochs: train for that many epochs and keep what the last one left, without looking at validation.
+
     Returns:
-        epoch, validation EMD and SRCC of the best epoch.
+        epoch, validation EMD and SRCC of the best epoch; nothing after `fixed_epochs`.
     """
-    torch.manual_seed(seed)
     head.to(hardware.device)
     groups: list[dict[str, Any]] = [{"params": list(head.parameters()), "lr": config.learning_rate}]
     if encoder is not None:
@@ -106,32 +109,38 @@ def fit(
             part.load_state_dict(state[name])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        torch.set_rng_state(state["rng"].cpu())
         epoch, best = state["epoch"], state["best"]
-    else:
+    elif fixed_epochs is None:
         best = _score_epoch(head, encoder, data, config, hardware) | {"epoch": -1, "state": _states(parts)}
     log.rewind(stage, epoch)
     steps = -(-len(data.train) // config.batch_size)
-    progress.start(stage, config.epochs * steps, epoch * steps)
+    epochs = config.epochs if fixed_epochs is None else fixed_epochs
+    progress.start(stage, epochs * steps, epoch * steps)
 
-    while epoch < config.epochs and epoch - best["epoch"] <= config.patience:
+    while epoch < epochs and (fixed_epochs is not None or epoch - best["epoch"] <= config.patience):
         loss = _train_epoch(head, encoder, data, config, hardware, optimizer, seed, epoch, progress)
         lr = float(optimizer.param_groups[0]["lr"])
         schedule.step()
-        now = _score_epoch(head, encoder, data, config, hardware)
-        log.add(stage, epoch=epoch, loss=loss, lr=lr, val_emd=now["emd"], val_srcc=now["srcc"])
-        if now["emd"] < best["emd"]:
-            best = now | {"epoch": epoch, "state": _states(parts)}
+        if fixed_epochs is None:
+            now = _score_epoch(head, encoder, data, config, hardware)
+            log.add(stage, epoch=epoch, loss=loss, lr=lr, val_emd=now["emd"], val_srcc=now["srcc"])
+            if now["emd"] < best["emd"]:
+                best = now | {"epoch": epoch, "state": _states(parts)}
+        else:
+            log.add(stage, epoch=epoch, loss=loss, lr=lr)
         epoch += 1
         state = {name: part.state_dict() for name, part in parts.items()} | {
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
-            "rng": torch.get_rng_state(),
             "epoch": epoch,
             "best": best,
         }
         save_checkpoint(state, checkpoint)
 
+    if fixed_epochs is not None:
+        for part in parts.values():
+            part.eval()
+        return {}
     for name, part in parts.items():
         part.load_state_dict(best["state"][name])
         part.eval()
@@ -149,6 +158,7 @@ def _train_epoch(
     epoch: int,
     progress: Progress,
 ) -> float:
+    seed_dropout(seed, epoch)
     order = np.random.default_rng((seed, epoch)).permutation(data.train)
     batches = [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
     if len(batches) > 1 and len(batches[-1]) < 2:  # batch normalisation needs two

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -289,31 +289,45 @@ class Run:
 
         def work(folder: Path) -> dict[str, Any]:
             data = self._fit_data(config, encoder)
-            torch.manual_seed(self.config.seed)
-            for module in head.modules():
-                reset = getattr(module, "reset_parameters", None)
-                if callable(reset):
-                    reset()
-            prepare_head(head, data)
-            common: dict[str, Any] = {"hardware": self.hardware, "log": self.log, "progress": self.progress}
+            start = copy.deepcopy(encoder.state_dict()) if encoder is not None and config.refit else None
             tuned = encoder if config.mode == "ft" else None
-            if tuned is not None and config.warm_start:
-                # The first stage's checkpoint is kept so that a kill during the second finds its end.
-                fit(
-                    head, None, data, config=config, seed=self.config.seed,
-                    checkpoint=folder / "warm.pt", stage=f"{name}-head", **common,
+            common: dict[str, Any] = {
+                "config": config, "hardware": self.hardware, "log": self.log, "progress": self.progress
+            }  # fmt: skip
+
+            def once(data: FitData, run: str, epochs: tuple[int | None, int | None]) -> tuple[dict[str, float], ...]:
+                """Fit head and, where it is tuned, encoder; a finished first part is found in its checkpoint."""
+                torch.manual_seed(self.config.seed)
+                for module in head.modules():
+                    reset = getattr(module, "reset_parameters", None)
+                    if callable(reset):
+                        reset()
+                prepare_head(head, data)
+                warm: dict[str, float] = {}
+                if tuned is not None and config.warm_start:
+                    warm = fit(
+                        head, None, data, seed=self.config.seed, checkpoint=folder / f"{run}warm.pt",
+                        stage=f"{name}-{run}head", fixed_epochs=epochs[0], **common,
+                    )  # fmt: skip
+                return warm, fit(
+                    head, tuned, data, seed=self.config.seed + 1, checkpoint=folder / f"{run}checkpoint.pt",
+                    stage=f"{name}-{run.rstrip('-')}" if run else name, fixed_epochs=epochs[1], **common,
                 )  # fmt: skip
-            summary = fit(
-                head, tuned, data, config=config, seed=self.config.seed + 1,
-                checkpoint=folder / "checkpoint.pt", stage=name, **common,
-            )  # fmt: skip
+
+            warm, summary = once(data, "", (None, None))
+            if config.refit:
+                if encoder is not None and start is not None:
+                    encoder.load_state_dict(start)
+                everything = replace(data, train=np.concatenate([data.train, data.validation]))
+                best = (int(warm["epoch"]) + 1 if warm else None, int(summary["epoch"]) + 1)
+                once(everything, "refit-", best)
             tensors = {f"head.{key}": value for key, value in head.state_dict().items()}
             if encoder is not None:
                 tensors |= {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
             tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
             write_atomically(folder / "model.safetensors", lambda part: save_file(tensors, part))
-            for left in ("warm.pt", "checkpoint.pt"):
-                (folder / left).unlink(missing_ok=True)
+            for left in folder.glob("*.pt"):
+                left.unlink()
             return dict(summary)
 
         self._run_stage(stage, work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -80,6 +81,7 @@ def rank(
         views = photos.random(indices, epoch, first=first_update * config.batches_per_update)
         for group_start in range(first_update * config.batches_per_update, per_epoch, config.batches_per_update):
             group = indices[group_start : group_start + config.batches_per_update]
+            seed_dropout(seed, update)
             train_mode(model, config.freeze_batch_norm)
             optimizer.zero_grad(set_to_none=True)
             losses = []
@@ -111,6 +113,14 @@ def rank(
                 save_checkpoint(state, checkpoint)
     encoder.eval()
     return sum(epoch_losses) / max(1, len(epoch_losses))
+
+
+def seed_dropout(seed: int, step: int) -> None:
+    """Let what dropout and stochastic depth drop depend on (seed, step) alone, on every device.
+
+    A run that is taken up in the middle then drops what an undisturbed one drops.
+    """
+    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
 
 
 def train_mode(model: nn.Module, freeze_batch_norm: bool) -> None:
