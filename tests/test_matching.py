@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from tmcr.errors import TagError
-from tmcr.matching import match, text_matrix
+from tmcr.matching import match, similarity_moments, text_matrix
+from tmcr.training.match import embedding_moments
 
 
 class Words:
@@ -62,3 +64,14 @@ def test_a_template_takes_the_tag_and_braces_in_tags_are_left_alone() -> None:
     assert encoder.asked[1] == ["bag"]
     with pytest.raises(TagError, match="where the tag goes"):
         text_matrix(encoder, ["bag"], template="a photo")
+
+
+def test_two_moments_of_the_photos_tell_how_usual_any_tag_is() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = normalize(torch.randn(50, 8, generator=generator), dim=1)
+    text = normalize(torch.randn(5, 8, generator=generator), dim=1)
+    mean, covariance = embedding_moments(images.numpy(), np.arange(50), block=7)
+    found_mean, found_std = similarity_moments(text, mean, covariance)
+    similarities = match(images, text)
+    assert torch.allclose(found_mean, similarities.mean(0), atol=1e-6)
+    assert torch.allclose(found_std, similarities.std(0, correction=0), atol=1e-5)

@@ -18,7 +18,7 @@ import torch
 from rated_photos import write_rated_photos
 
 import tmcr
-from tmcr.errors import ConfigError, DataError
+from tmcr.errors import ConfigError, DataError, ModelError
 from tmcr.experiments.ablation import SYSTEMS, ablate
 from tmcr.modelfolder import load_model
 from tmcr.training.config import TrainConfig, preset
@@ -101,6 +101,24 @@ def test_the_model_folder_scores_as_the_run_did(trained: Path, config: TrainConf
     together = [verdict.score for verdict in model.assess_many([run.manifest.paths[row] for row in test], batch_size=3)]
     np.testing.assert_allclose(in_training, alone, atol=1e-4)
     np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def test_tags_of_ones_own_are_shown_and_change_no_score(trained: Path, config: TrainConfig) -> None:
+    plain = tmcr.load(trained / "model", device="cpu")
+    tagged = tmcr.load(trained / "model", device="cpu", own_tags=["purple dragon", "beach", "warm light"])
+    for mine, theirs in zip(plain.assess_many(rated(config)), tagged.assess_many(rated(config)), strict=True):
+        assert mine.own_tags == ()
+        assert theirs.score == mine.score
+        known = {tag.name: tag for tag in (*mine.semantic_tags, *mine.attribute_tags)}
+        own = {tag.name: tag for tag in theirs.own_tags}
+        assert set(own) == {"purple dragon", "beach", "warm light"}
+        for name in ("beach", "warm light"):  # the model knows these: as similar, and as unusual, as it says itself
+            assert own[name].similarity == pytest.approx(known[name].similarity, abs=1e-5)
+            assert own[name].z == pytest.approx(known[name].z, abs=1e-2)
+    model = load_model(trained / "model")
+    model.embedding_mean = None
+    with pytest.raises(ModelError, match="tags of your own"):
+        tmcr.Assessor(model, plain.image_text, own_tags=["purple dragon"])
 
 
 def test_an_unchanged_run_does_nothing_again(trained: Path, config: TrainConfig) -> None:

@@ -61,3 +61,59 @@ def test_the_shipped_libraries_load() -> None:
     assert len(shipped.semantic) >= 300
     assert len(shipped.attribute) >= 300
     assert all(tag == tag.strip().lower() for tag in shipped.names)
+
+
+def test_a_library_keeps_polarity_opposite_and_frequency(tmp_path: Path) -> None:
+    attribute = TagLibrary(
+        "attribute",
+        ("underexposed", "overexposed", "moody"),
+        facets=("exposure", "exposure", "mood"),
+        polarities=("fault", "fault", "neutral"),
+        opposites=("overexposed", "underexposed", ""),
+        frequencies=(7, 12, 0),
+    )
+    TagLibraries(TagLibrary("semantic", ("dog",), frequencies=(3,)), attribute).save(tmp_path)
+    found = TagLibraries.load(tmp_path)
+    assert found.attribute == attribute
+    assert found.polarities == ("", "fault", "fault", "neutral")
+    assert found.opposites == ("", "overexposed", "underexposed", "")
+    assert found.frequencies == (3, 7, 12, 0)
+    header, first = (tmp_path / "attribute.tsv").read_text().splitlines()[:2]
+    assert header == "tag\tlibrary\tfacet\tpolarity\topposite\tfrequency"
+    assert first == "underexposed\tattribute\texposure\tfault\toverexposed\t7"
+
+
+def test_what_the_table_says_does_not_change_the_hash() -> None:
+    plain = libraries()
+    told = TagLibraries(
+        TagLibrary("semantic", ("dog", "sea"), frequencies=(1, 2)),
+        TagLibrary("attribute", ("sharp",), ("focus",), ("praise",)),
+    )
+    assert told.hash == plain.hash
+
+
+def test_a_table_of_tags_and_facets_alone_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "semantic.txt").write_text("dog\nsea\n")
+    (tmp_path / "semantic.tsv").write_text("tag\tlibrary\tfacet\nsea\tsemantic\twater\n")
+    found = TagLibrary.read(tmp_path / "semantic.txt", "semantic")
+    assert found.facets == ("", "water")
+    assert found.frequencies == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("dog\tsemantic\tanimals\tgood\t\t1", r"row 2, column polarity: 'good' is none of praise, fault, neutral"),
+        ("dog\tsemantic\tanimals\t\t\tmany", r"row 2, column frequency: 'many' is no whole number"),
+    ],
+)
+def test_a_bad_cell_is_named_by_row_and_column(tmp_path: Path, row: str, message: str) -> None:
+    (tmp_path / "semantic.txt").write_text("dog\n")
+    (tmp_path / "semantic.tsv").write_text(f"tag\tlibrary\tfacet\tpolarity\topposite\tfrequency\n{row}\n")
+    with pytest.raises(TagError, match=message):
+        TagLibrary.read(tmp_path / "semantic.txt", "semantic")
+
+
+def test_a_column_of_another_length_is_refused() -> None:
+    with pytest.raises(TagError, match="2 tags but 1 frequencies"):
+        TagLibrary("semantic", ("dog", "sea"), frequencies=(1,))

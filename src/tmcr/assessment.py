@@ -71,7 +71,8 @@ class Assessment:
         score_values: the score each bin stands for, ascending, within 1..10.
         percentile: share (0..100) of the training photos of the same cluster with a lower score.
         cluster: the kind of photo.
-        semantic_tags, attribute_tags: best-fitting tags, best first.
+        semantic_tags, attribute_tags: best-fitting tags, best first; none where the model is not sure of any.
+        own_tags: best-fitting tags of the user's own, where the model was loaded with some; they are not part of the score.
         facets: what raised and lowered the score, largest magnitude first; they add up to the semantic and the
             attribute contribution.
         reasons: single tags with the largest contributions, largest magnitude first.
@@ -93,6 +94,7 @@ class Assessment:
     cluster: Cluster | None = None
     semantic_tags: tuple[Tag, ...] = ()
     attribute_tags: tuple[Tag, ...] = ()
+    own_tags: tuple[Tag, ...] = ()
     facets: tuple[Facet, ...] = ()
     reasons: tuple[Reason, ...] = ()
     semantic_contribution: float | None = None

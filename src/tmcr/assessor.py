@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from tmcr.assessment import Assessment, Cluster, Facet, Reason, Tag
 from tmcr.attribution import contributions
+from tmcr.backends import Backend, TorchBackend, open_backend
 from tmcr.encoders import ImageTextEncoder, load_image_text_encoder, resolve_source
 from tmcr.errors import ConfigError, ImageError, ModelError
 from tmcr.hardware import Hardware, Precision, pick_hardware
 from tmcr.images import ImageLimits, Source, decode, source_name
-from tmcr.matching import match
-from tmcr.modelfolder import STARTER, TrainedModel, load_model
+from tmcr.matching import match, similarity_moments, text_matrix
+from tmcr.modelfolder import EMBEDDINGS, STARTER, TrainedModel, load_model
 from tmcr.network import expected_score, score_std
 from tmcr.streaming import batched, ordered_map
 from tmcr.tags import TagLibraries
@@ -53,11 +54,19 @@ class Assessor:
         image_text: ImageTextEncoder,
         hardware: Hardware | None = None,
         limits: ImageLimits | None = None,
+        own_tags: Sequence[str] = (),
+        backend: Backend | None = None,
     ) -> None:
         """Put the pieces together.
 
+        Args:
+            backend: what computes the encoders; torch by default.
+            own_tags: further tags to compare photos with, for display and search; the score does not depend on them.
+
         Raises:
-            ModelError: `image_text` is not the encoder that the model was trained with.
+            ModelError: `image_text` is not the encoder that the model was trained with, or the model does not know
+                what is usual for a tag (it was made without training photos).
+            TagError: one of `own_tags` is too long for the encoder.
         """
         if image_text.fingerprint != model.image_text.fingerprint:
             raise ModelError(
@@ -68,18 +77,32 @@ class Assessor:
         self.hardware = hardware or pick_hardware()
         self.limits = limits or ImageLimits()
         device = self.hardware.device
-        self._image_text = image_text.to(device)
+        self.image_text = image_text
+        self._backend = backend or TorchBackend(model, image_text, self.hardware)
         self._head = model.head.to(device).eval()
-        self._encoder = model.encoder.to(device).eval() if model.encoder is not None else None
         self._text = model.text.to(device)
         self._score_values = model.score_values.to(device)
         self._similarity_mean = model.similarity_mean.to(device)
         self._similarity_std = model.similarity_std.to(device).clamp_min(1e-6)
+        self._tag_minimum = model.tag_minimum.numpy() if model.tag_minimum is not None else None
         self._facets = _members_by_facet(model.libraries)
+        self._own_tags = tuple(own_tags)
+        if own_tags:
+            if model.embedding_mean is None or model.embedding_covariance is None:
+                raise ModelError(f"{model.name} cannot take tags of your own: it has no {EMBEDDINGS}; train it again")
+            own_text = text_matrix(image_text, own_tags)
+            mean, std = similarity_moments(own_text, model.embedding_mean, model.embedding_covariance)
+            self._own_text = own_text.to(device)
+            self._own_mean, self._own_std = mean.to(device), std.to(device).clamp_min(1e-6)
 
     @property
     def name(self) -> str:
         return self.model.name
+
+    def with_backend(self, name: str, exported: Path | None = None) -> Assessor:
+        """The same model with its encoders computed by another backend (see `tmcr.backends.open_backend`)."""
+        backend = open_backend(name, self.model, self.image_text, self.hardware, exported)
+        return Assessor(self.model, self.image_text, self.hardware, self.limits, self._own_tags, backend)
 
     def assess(self, photo: Source) -> Assessment:
         """Assess one photo: a path, bytes, a file object, a PIL image or an array.
@@ -104,7 +127,7 @@ class Assessor:
     def _prepare(self, photo: Source) -> _Prepared:
         name = source_name(photo)
         for_tags = self.model.image_text.preprocess
-        for_levels = self._encoder.preprocess if self._encoder is not None else None
+        for_levels = self.model.encoder.preprocess if self.model.encoder is not None else None
         side = max(for_tags.target_side, for_levels.target_side if for_levels else 0)
         try:
             image = decode(photo, target_side=side, limits=self.limits)
@@ -113,7 +136,8 @@ class Assessor:
         return _Prepared(name, image.size, for_tags(image), for_levels(image) if for_levels else None)
 
     def _assess_batch(self, batch: list[_Prepared]) -> list[Assessment]:
-        verdicts = iter(self._verdicts([photo for photo in batch if photo.error is None]))
+        readable = [photo for photo in batch if photo.error is None]
+        verdicts = iter(self._verdicts(readable) if readable else ())
         return [next(verdicts) if photo.error is None else self._failure(photo) for photo in batch]
 
     def _failure(self, photo: _Prepared) -> Assessment:
@@ -129,9 +153,12 @@ class Assessor:
 
     @torch.inference_mode()
     def _verdicts(self, batch: list[_Prepared]) -> list[Assessment]:
-        if not batch:
-            return []
-        similarities, features = self.features(batch)
+        level_pixels = _stack([photo.for_levels for photo in batch]) if self.model.encoder is not None else None
+        embeddings, features = self._backend(_stack([photo.for_tags for photo in batch]), level_pixels)
+        embeddings = embeddings.to(self.hardware.device)
+        features = features.to(self.hardware.device) if features is not None else None
+        similarities = match(embeddings, self._text)
+        own = self._own_rows(embeddings)
         explained = contributions(self._head, similarities, features, self._score_values)
         distribution = self._head(similarities, features).float().softmax(1)
         score = expected_score(distribution, self._score_values)
@@ -161,6 +188,7 @@ class Assessor:
                 cluster=Cluster(int(kinds[row]), self.model.clusters.tags[kinds[row]]),
                 semantic_tags=self._top_tags(similarity_rows[row], z_rows[row], 0, n_semantic),
                 attribute_tags=self._top_tags(similarity_rows[row], z_rows[row], n_semantic, len(z_rows[row])),
+                own_tags=own[row],
                 facets=self._facet_shares(tags[row], z_rows[row]),
                 reasons=self._reasons(tags[row]),
                 semantic_contribution=columns["semantic"][row],
@@ -175,20 +203,26 @@ class Assessor:
             for row, photo in enumerate(batch)
         ]
 
-    def features(self, batch: list[_Prepared]) -> tuple[Tensor, Tensor | None]:
-        """Tag similarities (B, M+N) and level features (B, W) of prepared photos."""
-        device = self.hardware.device
-        with self.hardware.autocast():
-            embedded = self._image_text.encode_images(_stack([photo.for_tags for photo in batch]).to(device))
-            features = None
-            if self._encoder is not None:
-                features = self._encoder(_stack([photo.for_levels for photo in batch]).to(device)).float()
-        return match(embedded.float(), self._text), features
+    def _own_rows(self, embeddings: Tensor) -> list[tuple[Tag, ...]]:
+        """The best-fitting tags of the user's own for each embedding (B, E)."""
+        if not self._own_tags:
+            return [()] * len(embeddings)
+        similarities = match(embeddings, self._own_text)
+        z = (similarities - self._own_mean) / self._own_std
+        top = z.topk(min(TOP_TAGS, len(self._own_tags)), dim=1).indices.tolist()
+        return [
+            tuple(Tag(self._own_tags[i], similarities[row, i].item(), z[row, i].item()) for i in best)
+            for row, best in enumerate(top)
+        ]
 
     def _top_tags(
         self, similarities: NDArray[np.float32], z: NDArray[np.float32], start: int, end: int
     ) -> tuple[Tag, ...]:
-        best = start + np.argsort(-z[start:end], kind="stable")[:TOP_TAGS]
+        """The best-fitting tags of start..end; where the model knows how sure it must be, only those it is sure of."""
+        best = start + np.argsort(-z[start:end], kind="stable")
+        if self._tag_minimum is not None:
+            best = best[z[best] >= self._tag_minimum[best]]
+        best = best[:TOP_TAGS]
         names, facets = self.model.libraries.names, self.model.libraries.facets
         return tuple(Tag(names[i], float(similarities[i]), float(z[i]), facets[i]) for i in best)
 
@@ -222,12 +256,20 @@ def load(
     workers: int | None = None,
     offline: bool = False,
     limits: ImageLimits | None = None,
+    own_tags: Sequence[str] = (),
+    backend: str = "torch",
+    exported: Path | None = None,
 ) -> Assessor:
     """Load a model: "starter" (ships with the package), a model folder, or a Hub id.
 
+    Args:
+        own_tags: further tags to compare photos with, for display and search; the score does not depend on them.
+        backend: what computes the encoders: "torch", "onnx" or "openvino".
+        exported: file that `tmcr export` wrote, for the other backends; by default they export the model once.
+
     Raises:
         ModelError: it is not there, is damaged, or its encoder cannot be had.
-        ConfigError: the device or the precision cannot be used.
+        ConfigError: the device, the precision or the backend cannot be used.
     """
     if precision not in get_args(Precision):
         raise ConfigError(f"precision must be auto, fp32 or bf16, not {precision!r}")
@@ -241,7 +283,9 @@ def load(
         offline=offline,
         preprocess=trained.image_text.preprocess,
     )
-    return Assessor(trained, encoder, hardware, limits)
+    return Assessor(
+        trained, encoder, hardware, limits, own_tags, open_backend(backend, trained, encoder, hardware, exported)
+    )
 
 
 def _members_by_facet(libraries: TagLibraries) -> dict[tuple[str, str], NDArray[np.int64]]:

@@ -82,6 +82,75 @@ KINDS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 }
 
 
+def motion_blurred(image: Image.Image, strength: float) -> Image.Image:
+    """Camera shake: every pixel drawn out sideways over up to 4 % of the width."""
+    pixels = np.asarray(image, dtype=np.float32)
+    reach = max(1, round(0.02 * strength * image.width))
+    padded = np.pad(pixels, ((0, 0), (reach, reach), (0, 0)), mode="edge")
+    total = np.cumsum(np.pad(padded, ((0, 0), (1, 0), (0, 0))), axis=1)
+    length = 2 * reach + 1
+    return Image.fromarray(((total[:, length:] - total[:, :-length]) / length + 0.5).astype(np.uint8))
+
+
+def contrasty(image: Image.Image, strength: float) -> Image.Image:
+    """Contrast up to doubled."""
+    return ImageEnhance.Contrast(image).enhance(1 + strength)
+
+
+def desaturated(image: Image.Image, strength: float) -> Image.Image:
+    """Colors taken away, all of them at strength 1."""
+    return ImageEnhance.Color(image).enhance(1 - strength)
+
+
+def oversaturated(image: Image.Image, strength: float) -> Image.Image:
+    """Colors up to 2.2 times as strong."""
+    return ImageEnhance.Color(image).enhance(1 + 1.2 * strength)
+
+
+def warmed(image: Image.Image, strength: float) -> Image.Image:
+    """A warm cast: more red, less blue."""
+    return _cast(image, (1 + 0.2 * strength, 1.0, 1 - 0.25 * strength))
+
+
+def cooled(image: Image.Image, strength: float) -> Image.Image:
+    """A cool cast: less red, more blue."""
+    return _cast(image, (1 - 0.2 * strength, 1.0, 1 + 0.25 * strength))
+
+
+def greened(image: Image.Image, strength: float) -> Image.Image:
+    """A green cast, as of fluorescent lamps."""
+    return _cast(image, (1 - 0.1 * strength, 1 + 0.15 * strength, 1 - 0.1 * strength))
+
+
+def vignetted(image: Image.Image, strength: float) -> Image.Image:
+    """Corners darkened, to 20 % at strength 1."""
+    y, x = (np.linspace(-1, 1, side, dtype=np.float32) ** 2 for side in (image.height, image.width))
+    falloff = 1 - 0.8 * strength * ((y[:, None] + x[None, :]) / 2) ** 1.2
+    return Image.fromarray((np.asarray(image, dtype=np.float32) * falloff[..., None] + 0.5).astype(np.uint8))
+
+
+def tightly_cropped(image: Image.Image, strength: float) -> Image.Image:
+    """Only the centre is left: down to 50 % of each side."""
+    keep = 1 - 0.5 * strength
+    width, height = max(1, int(image.width * keep)), max(1, int(image.height * keep))
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+# Changes of looks that are not always for the worse; they check that attribute tags follow what was changed.
+ALTERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+    "motion blurred": motion_blurred,
+    "contrasty": contrasty,
+    "desaturated": desaturated,
+    "oversaturated": oversaturated,
+    "warmed": warmed,
+    "cooled": cooled,
+    "greened": greened,
+    "vignetted": vignetted,
+    "tightly cropped": tightly_cropped,
+}
+
+
 def write_demo_photos(folder: Path) -> list[Path]:
     """The two sample photos of scikit-learn and their strongly damaged copies, as JPEG files."""
     from sklearn.datasets import load_sample_images
@@ -98,6 +167,11 @@ def write_demo_photos(folder: Path) -> list[Path]:
             image.save(path, quality=92)
             paths.append(path)
     return paths
+
+
+def _cast(image: Image.Image, gains: tuple[float, float, float]) -> Image.Image:
+    pixels = np.asarray(image, dtype=np.float32) * np.array(gains, dtype=np.float32)
+    return Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
 
 
 def _exposed(image: Image.Image, stops: float) -> Image.Image:

@@ -68,6 +68,20 @@ def resolve_source(source: str, *, revision: str | None = None, offline: bool = 
         ) from None
 
 
+class ImageTower(nn.Module):
+    """E_I of an image–text encoder: vision tower and projection, (B, 3, H, W) → (B, E), L2-normalised."""
+
+    def __init__(self, vision_model: nn.Module, projection: nn.Module | None) -> None:
+        super().__init__()
+        self.vision_model, self.projection = vision_model, projection
+        self.layout = _best_layout(vision_model)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        pixel_values = pixel_values.contiguous(memory_format=self.layout)
+        pooled = self.vision_model(pixel_values=pixel_values).pooler_output.flatten(1)
+        return normalize(self.projection(pooled) if self.projection is not None else pooled, dim=1)
+
+
 class ImageTextEncoder:
     """A frozen image–text encoder of the CLIP or SigLIP family, or two towers joined as transformers'
     vision-text-dual-encoder. Embeddings equal those of transformers' own model, normalised.
@@ -77,12 +91,13 @@ class ImageTextEncoder:
         fingerprint: hash of its weights, configuration and tokenizer.
         dim: width E of the embeddings.
         preprocess: what photos go through first.
+        image_tower: E_I as a module.
         logit_scale: factor that the encoder itself was trained to put before cosines.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, fingerprint: str, preprocess: PreprocessSpec) -> None:
         self._model: Any = model.eval().requires_grad_(False)
-        self._layout = _best_layout(model.vision_model)
+        self.image_tower = ImageTower(model.vision_model, getattr(model, "visual_projection", None))
         self._tokenizer = tokenizer
         self.name = name
         self.fingerprint = fingerprint
@@ -97,10 +112,7 @@ class ImageTextEncoder:
     @torch.inference_mode()
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """E_I: pixel values (B, 3, H, W) → (B, E), L2-normalised."""
-        pixel_values = pixel_values.contiguous(memory_format=self._layout)
-        pooled = self._model.vision_model(pixel_values=pixel_values).pooler_output.flatten(1)
-        project = getattr(self._model, "visual_projection", None)
-        return normalize(project(pooled) if project is not None else pooled, dim=1)
+        return self.image_tower(pixel_values)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

@@ -58,6 +58,17 @@ def text_matrix(
     return matrix
 
 
+def similarity_moments(text: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (T,) of tags' similarities over photos of which only two moments are known.
+
+    A similarity is linear in the photo's embedding, so mean (E,) and covariance (E, E) of the embeddings tell them for
+    any tags (T, E), also for tags that nobody had thought of when the photos were at hand.
+    """
+    text = text.double()
+    variance = (text @ covariance.double() * text).sum(1)
+    return (text @ mean.double()).float(), variance.clamp_min(0).sqrt().float()
+
+
 def match(images: Tensor, text: Tensor) -> Tensor:
     """Cosine similarities (B, T) of L2-normalised images (B, E) and tags (T, E) (eq. 5, 6).
 

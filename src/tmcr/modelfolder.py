@@ -2,8 +2,9 @@
 
 config.json                head, encoders with revision and fingerprint, preprocessing, score values,
                            tag hash, training data and split, metrics
-model.safetensors          head.*, encoder.*, similarity_mean, similarity_std
+model.safetensors          head.*, encoder.*, similarity_mean, similarity_std, tag_minimum where it is known
 text_features.safetensors  embeddings of the tags under the image–text encoder
+embeddings.safetensors     mean and covariance of the training photos' embeddings
 clusters.safetensors       centroids and, for each cluster, the score quantiles of its training photos
 tags/                      the two libraries
 image_text/                the image–text encoder itself, where it is not fetched by id
@@ -34,6 +35,7 @@ from tmcr.preprocess import PreprocessSpec
 from tmcr.tags import TagLibraries
 
 FORMAT = 1
+EMBEDDINGS = "embeddings.safetensors"
 _ENCODER_FILES = (".json", ".safetensors", ".txt", ".model")
 STARTER = Path(__file__).parent / "models" / "starter"
 
@@ -84,6 +86,11 @@ class TrainedModel:
     similarity_mean: Tensor  # (M+N,) over the training photos
     similarity_std: Tensor  # (M+N,)
     score_values: Tensor  # (D,)
+    # Mean (E,) and covariance (E, E) of the training photos' embeddings: what is usual for a tag of the user's own.
+    embedding_mean: Tensor | None = None
+    embedding_covariance: Tensor | None = None
+    # (M+N,) standardised similarity from which on a tag may be shown (infinite: never); None shows the best ones.
+    tag_minimum: Tensor | None = None
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     hash: str = ""
@@ -114,7 +121,12 @@ def save_model(
     if model.encoder is not None:
         tensors |= {f"encoder.{key}": value for key, value in model.encoder.state_dict().items()}
     tensors |= {"similarity_mean": model.similarity_mean, "similarity_std": model.similarity_std}
+    if model.tag_minimum is not None:
+        tensors["tag_minimum"] = model.tag_minimum
     _save(tensors, part / "model.safetensors", dtype)
+    if model.embedding_mean is not None and model.embedding_covariance is not None:
+        moments = {"mean": model.embedding_mean, "covariance": model.embedding_covariance}
+        _save(moments, part / EMBEDDINGS, torch.float32)  # variances are too small for half precision
     _save({"text": model.text}, part / "text_features.safetensors", dtype)
     _save(
         {
@@ -184,6 +196,7 @@ def load_model(folder: Path) -> TrainedModel:
         tensors = load_file(folder / "model.safetensors")
         text = load_file(folder / "text_features.safetensors")["text"].float()
         clusters = load_file(folder / "clusters.safetensors")
+        moments = load_file(folder / EMBEDDINGS) if (folder / EMBEDDINGS).is_file() else {}
         head = PredictionHead(HeadConfig(**config["head"]))
         _load_state(head, tensors, "head.")
         encoder = None
@@ -213,6 +226,9 @@ def load_model(folder: Path) -> TrainedModel:
             similarity_mean=tensors["similarity_mean"].float(),
             similarity_std=tensors["similarity_std"].float(),
             score_values=torch.tensor(config["score_values"], dtype=torch.float32),
+            tag_minimum=tensors["tag_minimum"].float() if "tag_minimum" in tensors else None,
+            embedding_mean=moments.get("mean"),
+            embedding_covariance=moments.get("covariance"),
             training=config["training"],
             metrics=config["metrics"],
             hash=content_hash_of(folder),
@@ -232,6 +248,8 @@ def content_hash_of(folder: Path) -> str:
     """Hash of everything that can change a verdict: configuration, weights and tags, but not the card."""
     total = hashlib.sha256()
     names = ["config.json", "model.safetensors", "text_features.safetensors", "clusters.safetensors"]
+    if (folder / EMBEDDINGS).is_file():  # absent where a model knows nothing of its training photos
+        names.append(EMBEDDINGS)
     for name in [*names, "tags/semantic.txt", "tags/attribute.txt"]:
         with (folder / name).open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tmcr.cli.options import Device, Model, Offline
+from tmcr.cli.options import Device, Model, Offline, OwnTags
 
 
 def explain(
@@ -15,6 +15,7 @@ def explain(
     model: Model = "starter",
     device: Device = "auto",
     offline: Offline = False,
+    tags: OwnTags = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Distribution, tags, what raised and lowered the score, and standing among similar photos.
@@ -23,11 +24,13 @@ def explain(
 
         tmcr explain photo.jpg
 
-        tmcr explain photo.jpg --json
+        tmcr explain photo.jpg --tags my-tags.txt --json
     """
     from tmcr.assessor import load
+    from tmcr.tags.library import read_tags
 
-    verdict = load(model, device=device, offline=offline).assess(photo)
+    own_tags = read_tags(tags) if tags else ()
+    verdict = load(model, device=device, offline=offline, own_tags=own_tags).assess(photo)
     if as_json:
         import json
 

@@ -13,4 +13,12 @@ Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Threads that decode photos (default: one for each core).")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Photos in one pass of the encoders.")]
+Backend = Annotated[str, typer.Option(help="What computes the encoders: torch, onnx or openvino.")]
+Exported = Annotated[
+    Path | None, typer.Option(help="File of 'tmcr export' for the other backends (default: exported once, and kept).")
+]
+OwnTags = Annotated[
+    Path | None,
+    typer.Option("--tags", help="Tags of your own, one a line, to show beside the model's; the score is the same."),
+]
 Gallery = Annotated[Path | None, typer.Option(help="Write an HTML gallery to this file.")]

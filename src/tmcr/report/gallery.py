@@ -84,6 +84,7 @@ def _embedded(verdict: Assessment, open_photo: Callable[[str], Image.Image]) -> 
             "values": [_short(value) for value in verdict.score_values],
             "semantic": [[tag.name, _short(tag.z), tag.facet] for tag in verdict.semantic_tags],
             "attribute": [[tag.name, _short(tag.z), tag.facet] for tag in verdict.attribute_tags],
+            "own": [[tag.name, _short(tag.z), ""] for tag in verdict.own_tags],
             "facets": [[f.name, _short(f.contribution), list(f.tags)] for f in verdict.facets],
             "sums": [
                 _short(verdict.reference_score),

@@ -157,7 +157,10 @@ def explain_panel(verdict: Assessment) -> RenderableType:
         _histogram(verdict),
         Text(),
     ]
-    for title, tags in (("shows", verdict.semantic_tags), ("impression", verdict.attribute_tags)):
+    named = (("shows", verdict.semantic_tags), ("impression", verdict.attribute_tags), ("your tags", verdict.own_tags))
+    for title, tags in named:
+        if not tags:
+            continue
         parts.append(Text.from_markup(f"[bold]{title}[/]  " + escape(", ".join(tag.name for tag in tags))))
     parts += [Text(), _reasons(verdict)]
     return Panel(Group(*parts), title=escape(printable(Path(verdict.photo).name)), width=90)

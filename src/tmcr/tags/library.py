@@ -1,4 +1,6 @@
-"""The two tag libraries: plain text files, one tag a line, with an optional table of facets beside each.
+"""The two tag libraries: plain text files, one tag a line, with an optional table beside each.
+
+NAME.txt holds the tags in their order; NAME.tsv says more of each: library, facet, polarity, opposite, frequency.
 
 A library is frozen by its content hash: a model's weights belong to the tags they were trained with, in
 their order, and `TagLibraries.require` refuses others.
@@ -8,16 +10,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
 from tmcr.errors import TagError
 
 LibraryName = Literal["semantic", "attribute"]
+Polarity = Literal["praise", "fault", "neutral", ""]
 DATA_FOLDER = Path(__file__).parent / "data"
+COLUMNS = ("tag", "library", "facet", "polarity", "opposite", "frequency")
+POLARITIES: tuple[Polarity, ...] = get_args(Polarity)
 
 
 @dataclass(frozen=True)
@@ -28,17 +33,25 @@ class TagLibrary:
         name: "semantic" (what is in the photo) or "attribute" (how it looks).
         tags: the tags in the order of the features built from them.
         facets: what each tag is about ("animals", "light"), "" where the library does not say.
+        polarities: whether a tag praises, finds fault or does neither; "" for semantic tags.
+        opposites: the tag that says the contrary ("underexposed" for "overexposed"), "" where there is none.
+        frequencies: how often each tag occurs in the comments that the library was made from.
     """
 
     name: LibraryName
     tags: tuple[str, ...]
     facets: tuple[str, ...] = ()
+    polarities: tuple[Polarity, ...] = ()
+    opposites: tuple[str, ...] = ()
+    frequencies: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.facets and len(self.facets) != len(self.tags):
-            raise TagError(f"{self.name} library: {len(self.tags)} tags but {len(self.facets)} facets")
-        if not self.facets:
-            object.__setattr__(self, "facets", ("",) * len(self.tags))
+        for column, unknown in (("facets", ""), ("polarities", ""), ("opposites", ""), ("frequencies", 0)):
+            values = getattr(self, column)
+            if values and len(values) != len(self.tags):
+                raise TagError(f"{self.name} library: {len(self.tags)} tags but {len(values)} {column}")
+            if not values:
+                object.__setattr__(self, column, (unknown,) * len(self.tags))
 
     def __len__(self) -> int:
         return len(self.tags)
@@ -47,35 +60,73 @@ class TagLibrary:
     def read(cls, path: Path, name: LibraryName) -> TagLibrary:
         """Read `path` (one tag a line; blank lines and lines starting with # are skipped).
 
-        Facets come from the table of the same name ending in .tsv, where there is one.
+        Facets and the rest come from the table of the same name ending in .tsv, where there is one.
 
         Raises:
-            TagError: the file is missing, not UTF-8, empty, or holds a tag twice.
+            TagError: the file is missing, not UTF-8, empty, holds a tag twice, or its table cannot be understood.
         """
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except FileNotFoundError:
-            raise TagError(f"{path}: no such tag library; give a text file with one tag a line") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise TagError(f"{path}: cannot read this tag library as UTF-8 text ({error})") from None
-        tags = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        if not tags:
-            raise TagError(f"{path}: holds no tag; write one tag a line")
-        seen: set[str] = set()
-        for tag in tags:
-            if tag in seen:
-                raise TagError(f"{path}: the tag {tag!r} stands there twice; keep one")
-            seen.add(tag)
-        facets = _read_facets(path.with_suffix(".tsv"))
-        return cls(name, tuple(tags), tuple(facets.get(tag, "") for tag in tags))
+        tags = read_tags(path)
+        table = read_table(path.with_suffix(".tsv"))
+        rows = [table.get(tag, _NO_ROW) for tag in tags]
+        return cls(
+            name,
+            tags,
+            facets=tuple(row.facet for row in rows),
+            polarities=tuple(row.polarity for row in rows),
+            opposites=tuple(row.opposite for row in rows),
+            frequencies=tuple(row.frequency for row in rows),
+        )
 
     def write(self, path: Path) -> None:
-        """Write the tags to `path` and their facets to the table beside it."""
+        """Write the tags to `path` and what is known of them to the table beside it."""
         path.write_text("".join(f"{tag}\n" for tag in self.tags), encoding="utf-8")
         with path.with_suffix(".tsv").open("w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, delimiter="\t", lineterminator="\n")
-            rows.writerow(("tag", "library", "facet"))
-            rows.writerows((tag, self.name, facet) for tag, facet in zip(self.tags, self.facets, strict=True))
+            rows.writerow(COLUMNS)
+            for row in self.rows():
+                rows.writerow((row.tag, self.name, row.facet, row.polarity, row.opposite, row.frequency))
+
+    def rows(self) -> Iterator[TagRow]:
+        """The tags in their order, each with what is known of it."""
+        columns = (self.tags, self.facets, self.polarities, self.opposites, self.frequencies)
+        for tag, facet, polarity, opposite, frequency in zip(*columns, strict=True):
+            yield TagRow(tag, facet, polarity, opposite, frequency)
+
+
+def read_tags(path: Path) -> tuple[str, ...]:
+    """The tags of a text file, one a line; blank lines and lines starting with # are skipped.
+
+    Raises:
+        TagError: the file is missing, not UTF-8, empty, or holds a tag twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise TagError(f"{path}: no such tag library; give a text file with one tag a line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TagError(f"{path}: cannot read this tag library as UTF-8 text ({error})") from None
+    tags = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not tags:
+        raise TagError(f"{path}: holds no tag; write one tag a line")
+    seen: set[str] = set()
+    for tag in tags:
+        if tag in seen:
+            raise TagError(f"{path}: the tag {tag!r} stands there twice; keep one")
+        seen.add(tag)
+    return tuple(tags)
+
+
+class TagRow(NamedTuple):
+    """What a library knows of one tag; see `TagLibrary`."""
+
+    tag: str
+    facet: str = ""
+    polarity: Polarity = ""
+    opposite: str = ""
+    frequency: int = 0
+
+
+_NO_ROW = TagRow("")
 
 
 @dataclass(frozen=True)
@@ -117,12 +168,24 @@ class TagLibraries:
         return self.semantic.facets + self.attribute.facets
 
     @property
+    def polarities(self) -> tuple[Polarity, ...]:
+        return self.semantic.polarities + self.attribute.polarities
+
+    @property
+    def opposites(self) -> tuple[str, ...]:
+        return self.semantic.opposites + self.attribute.opposites
+
+    @property
+    def frequencies(self) -> tuple[int, ...]:
+        return self.semantic.frequencies + self.attribute.frequencies
+
+    @property
     def n_semantic(self) -> int:
         return len(self.semantic)
 
     @cached_property
     def hash(self) -> str:
-        """Content hash of the tags and their order; facets are for display and do not count."""
+        """Content hash of the tags and their order; what the tables say is for display and does not count."""
         return libraries_hash(self.semantic.tags, self.attribute.tags)
 
     def require(self, expected_hash: str) -> None:
@@ -143,11 +206,32 @@ def libraries_hash(semantic: Sequence[str], attribute: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _read_facets(path: Path) -> dict[str, str]:
+def read_table(path: Path) -> dict[str, TagRow]:
+    """The rows of a library's table by tag; none where there is no such file. Only tag and facet are required.
+
+    Raises:
+        TagError: the file is not UTF-8, lacks a column, or a cell cannot be understood; names row and column.
+    """
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t")
-        if rows.fieldnames is None or not {"tag", "facet"} <= set(rows.fieldnames):
-            raise TagError(f"{path}: needs the columns 'tag' and 'facet'; it has {rows.fieldnames}")
-        return {row["tag"]: row["facet"] or "" for row in rows}
+    table = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, delimiter="\t", restval="")
+            if rows.fieldnames is None or not {"tag", "facet"} <= set(rows.fieldnames):
+                raise TagError(f"{path}: needs the columns 'tag' and 'facet'; it has {rows.fieldnames}")
+            for row in rows:
+                table[row["tag"]] = _table_row(row, f"{path}, row {rows.line_num}")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TagError(f"{path}: cannot read this table as UTF-8 text ({error})") from None
+    return table
+
+
+def _table_row(row: dict[str, str], place: str) -> TagRow:
+    polarity = next((known for known in POLARITIES if known == row.get("polarity", "")), None)
+    if polarity is None:
+        raise TagError(f"{place}, column polarity: {row['polarity']!r} is none of praise, fault, neutral")
+    frequency = row.get("frequency") or "0"
+    if not frequency.isdecimal():
+        raise TagError(f"{place}, column frequency: {frequency!r} is no whole number")
+    return TagRow(row["tag"], row["facet"], polarity, row.get("opposite", ""), int(frequency))

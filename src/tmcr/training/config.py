@@ -90,6 +90,15 @@ class FitConfig(_Section):
     # Once validation has told how many epochs are best, train anew for as many on training and validation photos.
     refit: bool = False
     flip: bool = True
+    # Pairs "photo above its damaged copy" beside the ratings; 0 leaves them out. They need the linear probe.
+    pair_weight: float = Field(0.0, ge=0)
+    pair_margin: float = Field(0.5, ge=0)  # score points between a photo and its copy at full strength
+    pair_copies: int = Field(6, ge=1)  # damaged copies of each photo
+    pair_batch: int = Field(256, ge=1)  # pairs beside each batch of rated photos
+    pair_photos: Path | None = None  # folder with unlabelled photos that give pairs too
+    # Stretch the predictions about the reference until their spread is this share of the ratings' spread on the
+    # validation part. The squared error alone would have it at about the correlation. None: as fitted.
+    spread: float | None = Field(None, gt=0, le=1)
 
 
 class TrainConfig(_Section):

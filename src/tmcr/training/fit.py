@@ -15,12 +15,16 @@ from torch import Tensor
 from tmcr.encoders import ImageEncoder
 from tmcr.hardware import Hardware
 from tmcr.losses import emd_loss
+from tmcr.matching import match
 from tmcr.network import PredictionHead, expected_score
 from tmcr.training.config import FitConfig
 from tmcr.training.match import Matched
+from tmcr.training.pairs import Pairs, pair_loss
 from tmcr.training.photos import PhotoViews
 from tmcr.training.rank import seed_dropout, train_mode
 from tmcr.training.stage import MetricsLog, Progress, save_checkpoint
+
+MOST_STRETCH = 6.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class FitData:
         score_values: (D,).
         train, validation: indices of the two parts.
         level_features: (n, W) features of the frozen encoder, or None where no branch needs them.
+        pairs: photos and their damaged copies, or None.
     """
 
     matched: Matched
@@ -43,6 +48,7 @@ class FitData:
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     level_features: Tensor | None
+    pairs: Pairs | None = None
 
 
 def prepare_head(head: PredictionHead, data: FitData) -> None:
@@ -164,6 +170,7 @@ def _train_epoch(
     if len(batches) > 1 and len(batches[-1]) < 2:  # batch normalisation needs two
         batches[-2:] = [np.concatenate(batches[-2:])]
     views = data.photos.random(batches, epoch) if encoder is not None else None
+    pair_rng = np.random.default_rng((seed, epoch, 1))
     head.train()
     if encoder is not None:
         train_mode(encoder, freeze_batch_norm=True)
@@ -179,11 +186,76 @@ def _train_epoch(
             logits = head(similarities, features)
         target = _rows(data.distributions, batch, hardware)
         loss = emd_loss(logits.float().softmax(1), target, r=config.r).mean()
+        if data.pairs is not None and config.pair_weight > 0:
+            loss = loss + config.pair_weight * _pair_term(head, data, data.pairs, config, hardware, pair_rng)
         loss.backward()
         optimizer.step()
         total += loss.item() * len(batch)
         progress.step(1, loss=loss.item(), lr=optimizer.param_groups[0]["lr"])
     return total / len(order)
+
+
+def _pair_term(
+    head: PredictionHead,
+    data: FitData,
+    pairs: Pairs,
+    config: FitConfig,
+    hardware: Hardware,
+    rng: np.random.Generator,
+) -> Tensor:
+    """The penalty of a random batch of pairs. Batch normalisation keeps its statistics: they are of rated photos."""
+    chosen = torch.from_numpy(rng.integers(0, len(pairs), config.pair_batch))
+    original, copy = pairs.original[chosen], pairs.copy[chosen]
+    rows = torch.cat([original, copy])
+    similarities = match(pairs.embeddings[rows], data.matched.text).to(hardware.device)
+    features = pairs.features[rows].to(hardware.device) if pairs.features is not None else None
+    norms = [module for module in head.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+    for norm in norms:
+        norm.eval()
+    with hardware.autocast():
+        logits = head(similarities, features)
+    for norm in norms:
+        norm.train()
+    better, worse = expected_score(logits.float().softmax(1), data.score_values.to(hardware.device)).chunk(2)
+    return pair_loss(better, worse, pairs.strength[chosen].to(hardware.device), config.pair_margin)
+
+
+@torch.no_grad()
+def stretch(head: PredictionHead, factor: float) -> None:
+    """Multiply the logits' distance from those of the reference photo (every standardised input zero) by `factor`."""
+    head.eval()
+    tags = head.tag_scale.mean[None] if head.config.uses_tags else None
+    levels = head.level_scale.mean[None] if head.config.uses_levels else None
+    reference = head(tags, levels)[0]
+    head.output.weight.mul_(factor)
+    head.output.bias.mul_(factor).add_((1 - factor) * reference)
+
+
+def stretch_to_spread(
+    head: PredictionHead,
+    encoder: ImageEncoder | None,
+    data: FitData,
+    *,
+    config: FitConfig,
+    hardware: Hardware,
+) -> float:
+    """Stretch the head until its scores on the validation part spread as `config.spread` says; returns the factor.
+
+    A head that has seen few photos answers near the mean, which is best for the squared error and useless for
+    telling good from bad. The factor is 1 where the spread is wide enough as it is, and at most `MOST_STRETCH`.
+    """
+    if config.spread is None:
+        return 1.0
+    true = expected_score(data.distributions[torch.from_numpy(data.validation)], data.score_values).std()
+    total, low, high = 1.0, 1.0, MOST_STRETCH
+    for _ in range(12):  # bisection on the logarithm: the spread grows with the factor
+        factor = (low * high) ** 0.5
+        stretch(head, factor / total)
+        total = factor
+        predicted = predict(head, encoder, data, data.validation, hardware, config.batch_size)
+        reached = float(expected_score(predicted, data.score_values).std() / true)
+        low, high = (factor, high) if reached < config.spread else (low, factor)
+    return total
 
 
 @torch.no_grad()

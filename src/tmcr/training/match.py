@@ -125,6 +125,21 @@ def load_matched(folder: Path, text: Tensor, n_semantic: int) -> Matched:
     )
 
 
+def embedding_moments(
+    embeddings: NDArray[np.float32], rows: NDArray[np.int64], block: int = 4096
+) -> tuple[Tensor, Tensor]:
+    """Mean (E,) and covariance (E, E) of the embeddings at `rows`, block by block."""
+    width = embeddings.shape[1]
+    total, products = np.zeros(width), np.zeros((width, width))
+    for start in range(0, len(rows), block):
+        part = embeddings[rows[start : start + block]].astype(np.float64)
+        total += part.sum(0)
+        products += part.T @ part
+    mean = total / len(rows)
+    covariance = products / len(rows) - np.outer(mean, mean)
+    return torch.from_numpy(mean).float(), torch.from_numpy(covariance).float()
+
+
 def _save_array(path: Path, array: NDArray[np.float32]) -> None:
     with path.open("wb") as file:
         np.save(file, array)

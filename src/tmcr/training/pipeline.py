@@ -26,10 +26,10 @@ from tmcr.datasets.leakage import check_leakage
 from tmcr.datasets.manifest import Manifest
 from tmcr.datasets.splits import carve_validation
 from tmcr.encoders import ImageEncoder, ImageTextEncoder, load_image_encoder, load_image_text_encoder
-from tmcr.errors import DataError
+from tmcr.errors import ConfigError, DataError
 from tmcr.features import FeatureStore, store_key
 from tmcr.hardware import Hardware, pick_hardware
-from tmcr.matching import text_matrix
+from tmcr.matching import similarity_moments, text_matrix
 from tmcr.metrics import Report, evaluate
 from tmcr.modelfolder import STARTER, ClusterTable, ImageTextSource, TrainedModel, save_model
 from tmcr.network import HeadConfig, PredictionHead
@@ -38,9 +38,18 @@ from tmcr.tags import TagLibraries
 from tmcr.training.card import model_card
 from tmcr.training.clusters import characteristic_tags, fit_clusters, score_quantiles
 from tmcr.training.config import FitConfig, TrainConfig
-from tmcr.training.fit import FitData, fit, level_features, predict, prepare_head, similarity_statistics
+from tmcr.training.fit import (
+    FitData,
+    fit,
+    level_features,
+    predict,
+    prepare_head,
+    stretch,
+    stretch_to_spread,
+)
 from tmcr.training.levels import BalancedBatches, score_levels
-from tmcr.training.match import Matched, embed_photos, load_matched
+from tmcr.training.match import Matched, embed_photos, embedding_moments, load_matched
+from tmcr.training.pairs import Pairs, build_pairs, joined, load_pairs, save_pairs, unlabelled_photos
 from tmcr.training.photos import PhotoViews
 from tmcr.training.rank import rank
 from tmcr.training.stage import MetricsLog, Progress, Silent, Stage, digest, write_atomically
@@ -288,7 +297,7 @@ class Run:
         head = PredictionHead(self._head_config(config, encoder))
 
         def work(folder: Path) -> dict[str, Any]:
-            data = self._fit_data(config, encoder)
+            data = replace(self._fit_data(config, encoder), pairs=self._pairs(config, encoder))
             start = copy.deepcopy(encoder.state_dict()) if encoder is not None and config.refit else None
             tuned = encoder if config.mode == "ft" else None
             common: dict[str, Any] = {
@@ -315,12 +324,15 @@ class Run:
                 )  # fmt: skip
 
             warm, summary = once(data, "", (None, None))
+            factor = stretch_to_spread(head, tuned, data, config=config, hardware=self.hardware)
+            summary = summary | ({"stretch": factor} if config.spread is not None else {})
             if config.refit:
                 if encoder is not None and start is not None:
                     encoder.load_state_dict(start)
                 everything = replace(data, train=np.concatenate([data.train, data.validation]))
                 best = (int(warm["epoch"]) + 1 if warm else None, int(summary["epoch"]) + 1)
                 once(everything, "refit-", best)
+                stretch(head, factor)
             tensors = {f"head.{key}": value for key, value in head.state_dict().items()}
             if encoder is not None:
                 tensors |= {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
@@ -373,7 +385,8 @@ class Run:
     def model(self, fitted: Fitted, name: str, metrics: dict[str, Any]) -> TrainedModel:
         """Everything together, ready to be saved."""
         table, _ = self.clusters
-        mean, std = similarity_statistics(self.matched, self.part("train"))
+        mean, covariance = embedding_moments(self.matched.embeddings, self.part("train"))
+        similarity_mean, similarity_std = similarity_moments(self.matched.text, mean, covariance)
         encoder = self.image_text
         return TrainedModel(
             name=name,
@@ -388,8 +401,10 @@ class Run:
             libraries=self.libraries,
             text=self.matched.text,
             clusters=table,
-            similarity_mean=mean,
-            similarity_std=std,
+            similarity_mean=similarity_mean,
+            similarity_std=similarity_std,
+            embedding_mean=mean,
+            embedding_covariance=covariance,
             score_values=torch.from_numpy(self.manifest.score_values).float(),
             training={
                 "data": self.config.data,
@@ -441,6 +456,43 @@ class Run:
             score_head=config.score_head,
             dropout=config.dropout,
         )
+
+    def _pairs(self, config: FitConfig, encoder: ImageEncoder | None) -> Pairs | None:
+        """Pairs of the training photos and of `fit.pair_photos`, kept in the cache across runs."""
+        if config.pair_weight == 0:
+            return None
+        if config.mode == "ft":
+            raise ConfigError("fit.pair_weight works with a frozen encoder only: set fit.mode=lp, or fit.pair_weight=0")
+        cache = (self.config.cache or self.folder / "cache") / "pairs"
+        cache.mkdir(parents=True, exist_ok=True)
+        rated = [self.manifest.paths[row] for row in self.part("train")]
+        found = []
+        for paths in (rated, unlabelled_photos(config.pair_photos) if config.pair_photos else []):
+            if not paths:
+                continue
+            inputs = {
+                "photos": [str(path) for path in paths],
+                "image_text": [self.image_text.fingerprint, self.image_text.preprocess.to_dict()],
+                "encoder": self._encoder_digest(encoder) if encoder is not None else None,
+                "copies": config.pair_copies,
+                "seed": self.config.seed,
+                "precision": self.hardware.bf16,
+            }
+            kept = cache / f"{digest(inputs)[:24]}.safetensors"
+            if not kept.exists():
+                pairs = build_pairs(
+                    paths,
+                    self.image_text.to(self.hardware.device),
+                    encoder.to(self.hardware.device).eval() if encoder is not None else None,
+                    copies=config.pair_copies,
+                    seed=self.config.seed,
+                    hardware=self.hardware,
+                    batch_size=64,
+                    progress=self.progress,
+                )
+                save_pairs(pairs, kept)
+            found.append(load_pairs(kept))
+        return joined(found)
 
     def _views(self, preprocess: PreprocessSpec, rows: NDArray[np.int64] | None, flip: bool) -> PhotoViews:
         paths = self.manifest.paths if rows is None else [self.manifest.paths[row] for row in rows]
