@@ -216,7 +216,7 @@ SMALL = TrainConfig(
     fit=FitConfig(
         hidden=64,
         score_head="linear",
-        dropout=0.3,
+        dropout=0.5,
         learning_rate=2e-3,
         encoder_learning_rate=3e-5,
         weight_decay=0.3,
@@ -225,6 +225,7 @@ SMALL = TrainConfig(
         epochs=60,
         patience=12,
         warm_start=True,
+        refit=True,
     ),
 )
 
