@@ -14,7 +14,8 @@ class Tag:
         name: the tag.
         similarity: cosine between photo and tag, −1..1 (eq. 5, 6).
         z: the same, standardised over the model's training photos; tags are ranked by it, because
-            raw cosines differ more between tags than between photos.
+            raw cosines differ more between tags than between photos (where the model knows from which z on
+            it may name a tag, by how far z clears that).
         facet: what the tag is about ("light", "animals"), "" when the library does not say.
     """
 
@@ -72,7 +73,7 @@ class Assessment:
         percentile: share (0..100) of the training photos of the same cluster with a lower score.
         cluster: the kind of photo.
         semantic_tags, attribute_tags: best-fitting tags, best first; none where the model is not sure of any.
-        own_tags: best-fitting tags of the user's own, where the model was loaded with some; they are not part of the score.
+        own_tags: best-fitting tags of the user's own, where the model was loaded with some; no part of the score.
         facets: what raised and lowered the score, largest magnitude first; they add up to the semantic and the
             attribute contribution.
         reasons: single tags with the largest contributions, largest magnitude first.

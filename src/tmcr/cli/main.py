@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tmcr.cli import ablate, demo, doctor, evaluate, explain, score, train
+from tmcr.cli import ablate, demo, doctor, evaluate, explain, export, score, tags, train
 from tmcr.errors import TmcrError, printable
 
 INTERRUPTED = 130  # what the shell, and typer, make of Ctrl-C
@@ -25,8 +25,10 @@ app.command()(explain.explain)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(ablate.ablate)
+app.command()(export.export)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
+app.add_typer(tags.app, name="tags")
 
 
 def _print_version(wanted: bool) -> None:
