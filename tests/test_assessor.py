@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,8 @@ def test_a_verdict_is_complete_and_its_parts_agree(model: Assessor, photos: list
     assert verdict.score == pytest.approx(float(distribution @ values), abs=1e-4)
     assert verdict.std == pytest.approx(float(np.sqrt(distribution @ (values - verdict.score) ** 2)), abs=1e-4)
     assert 0 <= verdict.percentile <= 100
-    assert len(verdict.semantic_tags) == len(verdict.attribute_tags) == 8
-    assert [tag.z for tag in verdict.semantic_tags] == sorted((tag.z for tag in verdict.semantic_tags), reverse=True)
+    assert len(verdict.semantic_tags) <= 8  # only those that the model is sure of
+    assert len(verdict.attribute_tags) <= 8
     assert (verdict.width, verdict.height) == (160, 140)
     assert verdict.model_hash == model.model.hash
 
@@ -82,7 +83,8 @@ def test_tags_percentile_and_kind_are_what_the_plain_reading_gives(model: Assess
     similarities = match(encoder.encode_images(_batch(pixels)), trained.text)[0].numpy()
     n = trained.libraries.n_semantic
     z = (similarities - trained.similarity_mean.numpy()) / trained.similarity_std.numpy()
-    verdict = model.assess(photos[2])
+    unsure = Assessor(replace(model.model, tag_minimum=None), model.image_text, model.hardware)  # names all it can
+    verdict = unsure.assess(photos[2])
     assert verdict.semantic_tags[0].name == trained.libraries.semantic.tags[int(z[:n].argmax())]
     assert verdict.attribute_tags[0].name == trained.libraries.attribute.tags[int(z[n:].argmax())]
     assert verdict.semantic_tags[0].similarity == pytest.approx(similarities[:n][z[:n].argmax()], abs=1e-4)

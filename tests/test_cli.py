@@ -190,7 +190,7 @@ def test_ctrl_c_ends_a_run_in_one_line_and_leaves_no_half_result(tmp_path: Path)
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     until = time.monotonic() + 60
-    while not (tmp_path / "out.csv.part").exists() and time.monotonic() < until:
+    while not (tmp_path / "out.csv.parts" / "manifest.json").exists() and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

@@ -5,13 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tmcr.assessment import Assessment, Cluster, Facet, Reason, Tag
 from tmcr.errors import ConfigError, DataError
-from tmcr.results import CSV_COLUMNS, check_destination, open_writer, read_results
+from tmcr.results import (
+    CSV_COLUMNS,
+    best_results,
+    check_destination,
+    join_parts,
+    open_writer,
+    parts_of,
+    read_parquet_backwards,
+    read_results,
+)
 
 ODD_NAMES = ("plain.jpg", "two  spaces.jpg", "写真 📷.jpg", 'quo"te,comma.jpg', "line\nbreak.jpg", "=cmd|'/c'!A1.jpg")
 
@@ -27,6 +37,7 @@ def verdict(photo: str = "plain.jpg", score: float = 5.25) -> Assessment:
         cluster=Cluster(3, ("lake", "mountain")),
         semantic_tags=(Tag("lake", 0.25, 2.5, "landscape"),),
         attribute_tags=(Tag("soft light", 0.125, 1.5, "light"), Tag("=danger", 0.5, 1.0, "")),
+        own_tags=(Tag("my dog", 0.5, 3.5),),
         facets=(Facet("light", "attribute", 0.5, ("soft light",)), Facet("sky", "semantic", -0.25)),
         reasons=(Reason("soft light", "attribute", 0.5, "light"),),
         semantic_contribution=-0.25,
@@ -37,6 +48,7 @@ def verdict(photo: str = "plain.jpg", score: float = 5.25) -> Assessment:
         model_hash="abc",
         width=640,
         height=480,
+        content_hash="0f" * 16,
     )
 
 
@@ -146,3 +158,72 @@ def test_files_that_are_no_results_are_refused(tmp_path: Path) -> None:
     for name in ("bad.parquet", "bad.jsonl", "bad.csv", "gone.jsonl"):
         with pytest.raises(DataError):
             list(read_results(tmp_path / name))
+
+
+def results_folder(folder: Path, parts: list[list[Assessment]]) -> Path:
+    """Parts under a manifest that names the last one first."""
+    folder.mkdir()
+    listed, first = [], 0
+    for number, rows in enumerate(parts):
+        with open_writer(folder / f"part-{number}.parquet") as writer:
+            for row in rows:
+                writer.write(row)
+        listed.insert(0, {"file": f"part-{number}.parquet", "rows": [[first, first + len(rows)]]})
+        first += len(rows)
+    (folder / "manifest.json").write_text(json.dumps({"parts": listed}))
+    return folder
+
+
+def test_a_folder_of_parts_is_read_in_the_order_of_the_photos(tmp_path: Path) -> None:
+    rows = [verdict(f"{number}.jpg", score=1 + number / 4) for number in range(9)]
+    folder = results_folder(tmp_path / "results", [rows[:4], rows[4:5], rows[5:]])
+    (folder / "part-9.parquet").write_bytes(b"left over from a kill")
+    assert list(read_results(folder)) == rows
+    assert [path.name for path in parts_of(folder)] == ["part-0.parquet", "part-1.parquet", "part-2.parquet"]
+    with pytest.raises(DataError, match=r"manifest\.json is missing"):
+        list(read_results(tmp_path))
+    (folder / "part-1.parquet").unlink()
+    with pytest.raises(DataError, match=r"part-1\.parquet: no such results file"):
+        list(read_results(folder))
+
+
+def test_a_folder_is_read_lazily(tmp_path: Path) -> None:
+    folder = results_folder(tmp_path / "results", [[verdict("a.jpg")], [verdict("b.jpg")]])
+    (folder / "part-1.parquet").write_bytes(b"damaged")
+    results = read_results(folder)
+    assert next(results).photo == "a.jpg"
+    with pytest.raises(DataError, match="damaged"):
+        next(results)
+
+
+def test_files_are_read_backwards(tmp_path: Path) -> None:
+    with open_writer(tmp_path / "many.parquet") as writer:
+        for number in range(1500):
+            writer.write(verdict(f"{number}.jpg"))
+    names = [row.photo for row in read_parquet_backwards(tmp_path / "many.parquet")]
+    assert names == [f"{number}.jpg" for number in reversed(range(1500))]
+
+
+@pytest.mark.parametrize("best", [1, 3, 5, 100])
+def test_the_best_are_found_without_reading_all(best: int, tmp_path: Path) -> None:
+    scores = [4.0, 9.0, None, 2.0, 9.0, 7.0, None, 8.0, 1.5, None]
+    rows = [verdict(f"{n}.jpg", score=s) if s else replace(FAILED, photo=f"{n}.jpg") for n, s in enumerate(scores)]
+    folder = results_folder(tmp_path / "results", [rows[:3], rows[3:8], rows[8:]])
+    ranked = sorted((n for n, s in enumerate(scores) if s), key=lambda n: -scores[n])[:best]
+    expected = [rows[n] for n in sorted([*ranked, 2, 6])]
+    assert best_results(folder, best=best, failed=2) == expected
+    assert best_results(folder, best=0, failed=0) == []
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_joined_parts_are_the_file_that_one_would_have_written(suffix: str, tmp_path: Path) -> None:
+    names = (*ODD_NAMES, *([] if suffix == ".parquet" else [os.fsdecode(b"caf\xe9.jpg")]))
+    rows = [*(verdict(name, score=number + 1.5) for number, name in enumerate(names)), FAILED]
+    join_parts(results_folder(tmp_path / "results", [rows[:2], rows[2:]]), tmp_path / f"joined{suffix}")
+    with open_writer(tmp_path / f"direct{suffix}") as writer:
+        for row in rows:
+            writer.write(row)
+    if suffix == ".parquet":
+        assert list(read_results(tmp_path / "joined.parquet")) == rows
+    else:
+        assert (tmp_path / f"joined{suffix}").read_bytes() == (tmp_path / f"direct{suffix}").read_bytes()

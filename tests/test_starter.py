@@ -41,7 +41,7 @@ def assess() -> dict[str, dict[str, object]]:
             "std": round(verdict.std, 5),
             "distribution": [round(share, 5) for share in verdict.distribution],
             "cluster": verdict.cluster.index,
-            "tags": [verdict.semantic_tags[0].name, verdict.attribute_tags[0].name],
+            "tags": [[tag.name for tag in tags[:1]] for tags in (verdict.semantic_tags, verdict.attribute_tags)],
         }
     return verdicts
 

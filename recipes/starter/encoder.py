@@ -1,48 +1,105 @@
 """From random initialisation to the starter's image–text encoder, in transformers' own format.
 
-    python recipes/starter/encoder.py --data DATA --out runs/starter-encoder
-
-DATA holds `photos` (tar shards), `oasis` and `weights` (the teacher). Killed and started again, it goes on.
-The OASIS test photos are never opened.
+Distils the vision tower, teaches the text tower the joint space, and joins them by a linear projection that is
+found in closed form. Killed and started again, every step goes on where it was.
 """
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from photos import build_photos
+from looks import EDITS, apply_edits, crop_strengths, measure
+from photos import Photos, build_photos
 from phrases import (
     DIM,
     LONGEST,
     VOCABULARY,
     SentenceSpace,
-    caption_recall,
-    photo_targets,
+    photo_meanings,
+    phrase_targets,
     train_text_tower,
     train_tokenizer,
+    unit,
     vocabulary_phrases,
 )
-from student import INPUT, MEAN, STD, Student, distil
-from teacher import label_photos
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    ResNetConfig,
-    VisionTextDualEncoderConfig,
-    VisionTextDualEncoderModel,
-)
+from student import INPUT, MEAN, STD, Student, crops_of, distil, normalized, vision_config
+from teacher import TeacherOutputs, label_photos
+from torch import Tensor
+from transformers import AutoTokenizer, BertConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
-WIDTHS = [32, 64, 128, 224]
+from tmcr.tags.library import TagLibraries
+
+LOOKS_SCALE = 0.25  # length of one standard deviation on an axis beside the unit length of the meaning
+PROJECTION_RIDGE = 10.0
+LOOKED_AT = 4_000  # photos, with an edited copy and a crop each, that the looks part of the projection is learnt from
+MOVES_COUNT = 3.0  # how much the move from a photo to its copy counts beside where both lie
+BLOCK = 256
 
 
-def build_model(vocabulary: int) -> VisionTextDualEncoderModel:
-    vision = ResNetConfig(
-        embedding_size=WIDTHS[0], hidden_sizes=WIDTHS, depths=[2, 2, 2, 2], layer_type="basic", hidden_size=WIDTHS[-1]
+def build_encoder(data: Path, out: Path, *, steps: int, text_steps: int, seed: int) -> dict[str, object]:
+    """Write the encoder to `out`; working files go to `out`.parent / "work". Returns what was measured on the way."""
+    work = out.parent / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    out.mkdir(exist_ok=True)
+    done = work / "encoder.json"
+    inputs = [steps, text_steps, seed, TagLibraries.default().hash]
+    inputs += [(Path(__file__).parent / name).read_text() for name in ("looks.py", "words.py", "phrases.py")]
+    stamp = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+    if done.exists() and (kept := json.loads(done.read_text()))["stamp"] == stamp:
+        return dict(kept["measured"])
+    photos = build_photos(data, work)
+    teacher = label_photos(data, work, photos=len(photos.names), seed=seed)
+    student = distil(data, work, steps=steps, seed=seed)
+
+    phrases, about_looks = vocabulary_phrases(data, photos)
+    space = SentenceSpace(phrases)
+    train_tokenizer(phrases, out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    torch.manual_seed(seed)
+    model = _untrained(min(len(tokenizer), VOCABULARY))
+    targets = phrase_targets(space, phrases, about_looks)
+    cosine = train_text_tower(
+        model.text_model,
+        model.text_projection,
+        tokenizer,
+        phrases,
+        targets,
+        about_looks,
+        work / f"text-{_stamp(phrases, targets, text_steps)}.pt",
+        steps=text_steps,
+        seed=seed,
     )
+    model.vision_model.load_state_dict(student.tower.state_dict())
+    weight, fit = _projection(student, photos, teacher, photo_meanings(space, data, photos, teacher), seed)
+    with torch.no_grad():
+        model.visual_projection.weight.copy_(weight)
+    model.eval().to(memory_format=torch.contiguous_format).half().save_pretrained(out)
+    (out / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSING, indent=2))
+    measured: dict[str, object] = {
+        "photos": int(photos.trainable.sum()),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "vision parameters": sum(p.numel() for p in model.vision_model.parameters()),
+        "steps": steps,
+        "crops seen": steps * 128,
+        "seed": seed,
+        "cosine of the text tower to its targets": cosine,
+    } | fit
+    done.write_text(json.dumps({"stamp": stamp, "measured": measured}, indent=2))
+    return measured
+
+
+def _stamp(phrases: list[str], targets: np.ndarray, steps: int) -> str:
+    """Changes with the phrases, where they belong, and how long they were practised."""
+    content = json.dumps([phrases, steps]).encode() + targets.astype("<f2").tobytes()
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _untrained(vocabulary: int) -> VisionTextDualEncoderModel:
     text = BertConfig(
         vocab_size=vocabulary,
         hidden_size=96,
@@ -54,86 +111,102 @@ def build_model(vocabulary: int) -> VisionTextDualEncoderModel:
         attention_probs_dropout_prob=0.0,
     )
     return VisionTextDualEncoderModel(
-        VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=DIM)
+        VisionTextDualEncoderConfig.from_vision_text_configs(vision_config(), text, projection_dim=DIM)
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--text-steps", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    work = options.out / "work"
-    work.mkdir(parents=True, exist_ok=True)
-
-    photos = build_photos(options.data, work)
-    teacher = label_photos(options.data, work, photos=len(photos.names), seed=options.seed)
-    phrases = vocabulary_phrases(options.data, photos)
-    space = SentenceSpace(phrases)
-    targets = photo_targets(space, options.data, photos, teacher)
-
-    torch.manual_seed(options.seed)
-    train_tokenizer(phrases, options.out)
-    tokenizer = AutoTokenizer.from_pretrained(options.out)
-    model = build_model(min(len(tokenizer), VOCABULARY))
-    student = Student(model.vision_model, model.visual_projection, WIDTHS[-1])
-    distil(student, photos, teacher, targets, work, steps=options.steps, seed=options.seed)
-    fit = train_text_tower(
-        model.text_model,
-        model.text_projection,
-        tokenizer,
-        phrases,
-        space(phrases),
-        steps=options.text_steps,
-        seed=options.seed,
-    )
-
-    model.eval().to(memory_format=torch.contiguous_format).half().save_pretrained(options.out)
-    (options.out / "preprocessor_config.json").write_text(
-        json.dumps(
-            {
-                "image_processor_type": "ViTImageProcessor",
-                "do_resize": True,
-                "size": {"height": INPUT, "width": INPUT},
-                "resample": 3,
-                "do_rescale": True,
-                "rescale_factor": 1 / 255,
-                "do_normalize": True,
-                "image_mean": [MEAN] * 3,
-                "image_std": [STD] * 3,
-            },
-            indent=2,
-        )
-    )
-
-    model.float()
-
-    @torch.inference_mode()
-    def embed_photos(rows: list[int]) -> np.ndarray:
-        pixels = torch.from_numpy(photos.pixels[rows]).permute(0, 3, 1, 2).float() / 255
-        pixels = torch.nn.functional.interpolate(pixels, INPUT, mode="bilinear", antialias=True)
-        pooled = model.vision_model(pixel_values=(pixels - MEAN) / STD).pooler_output.flatten(1)
-        return torch.nn.functional.normalize(model.visual_projection(pooled), dim=1).numpy()
-
-    @torch.inference_mode()
-    def embed_texts(texts: list[str]) -> np.ndarray:
-        tokens = tokenizer(texts, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
-        pooled = model.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
-        return torch.nn.functional.normalize(model.text_projection(pooled), dim=1).numpy()
-
-    measured = {
-        "text cosine to the sentence space": fit,
-        "captions of photos not trained on": caption_recall(options.data, photos, embed_photos, embed_texts),
-        "steps": options.steps,
-        "seed": options.seed,
-        "photos": int(photos.trainable.sum()),
+@torch.inference_mode()
+def _projection(
+    student: Student, photos: Photos, teacher: TeacherOutputs, meanings: np.ndarray, seed: int
+) -> tuple[Tensor, dict[str, object]]:
+    """Weights (DIM, W) from the tower's feature to the joint space, by ridge regression without intercept."""
+    rows = np.flatnonzero(photos.trainable)
+    parts = np.array_split(rows, -(-len(rows) // BLOCK))
+    whole = torch.cat([_features(student, whole_photos(photos, part)) for part in parts])
+    meaning = _ridge(whole, torch.from_numpy(meanings[rows]).double())
+    looks, right = looks_projection(student, photos, teacher, seed)
+    held = photos.rows("calibrate")
+    guessed = unit((_features(student, whole_photos(photos, held)) @ meaning).numpy())
+    return torch.cat([meaning, LOOKS_SCALE * looks], 1).T.float(), {
+        "cosine of meanings on photos not trained on": float((guessed * meanings[held]).sum(1).mean()),
+        "share of photos whose axis follows an edit": right,
     }
-    (work / "measured.json").write_text(json.dumps(measured, indent=2))
-    print(json.dumps(measured, indent=2))
 
 
-if __name__ == "__main__":
-    main()
+@torch.inference_mode()
+def looks_projection(
+    student: Student, photos: Photos, teacher: TeacherOutputs, seed: int
+) -> tuple[Tensor, dict[str, float]]:
+    """Weights (W, len(AXES)) to the standardised looks, and the share of photos left out whose axis follows an edit.
+
+    Learnt from whole photos, edited copies and crops at once: from where each lies on the axes, and, counting more,
+    from how far a copy lies from its photo, which has nothing to do with what is in the photo.
+    """
+    rng = np.random.default_rng([seed, 1])
+    rows = np.flatnonzero(photos.trainable)
+    features: list[list[Tensor]] = [[], [], []]
+    looks: list[list[Tensor]] = [[], [], []]
+    for part in np.array_split(np.sort(rng.choice(rows, LOOKED_AT, replace=False)), LOOKED_AT // BLOCK):
+        plain = whole_photos(photos, part)
+        none = torch.zeros(len(part), len(EDITS))
+        edited, strengths = apply_edits(plain, rng, share=1.0)
+        boxes = teacher.boxes[part, rng.integers(1, teacher.boxes.shape[1], len(part))]
+        boxes = np.where(rng.random((len(part), 1)) < 0.5, boxes, np.array([0, 0, 1, 1], np.float32))
+        degrees = np.where(boxes[:, 2] - boxes[:, 0] == 1, rng.uniform(-14, 14, len(part)), 0).astype(np.float32)
+        cut = none.clone()
+        cut[:, -3:] = crop_strengths(boxes, degrees)
+        cropped = crops_of(photos.pixels[part], boxes, degrees, np.ones(len(part)))
+        for kind, (pixels, strength) in enumerate(((plain, none), (edited, strengths), (cropped, cut))):
+            features[kind].append(_features(student, pixels))
+            looks[kind].append(torch.cat([strength, measure(pixels)], 1).double())
+    x = [torch.cat(each) for each in features]
+    y = [torch.cat(each) for each in looks]
+    mean, std = torch.cat(y).mean(0), torch.cat(y).std(0)
+    y = [((each - mean) / std).clamp(-3, 3) for each in y]
+    learnt = torch.arange(LOOKED_AT) % 5 != 0
+
+    def solve(kept: Tensor) -> Tensor:
+        lie = torch.cat([each[kept] for each in x]), torch.cat([each[kept] for each in y])
+        move = (
+            torch.cat([(x[kind] - x[0])[kept] for kind in (1, 2)]),
+            torch.cat([(y[kind] - y[0])[kept] for kind in (1, 2)]),
+        )
+        return _ridge(*(torch.cat([a, MOVES_COUNT * b]) for a, b in zip(lie, move, strict=True)))
+
+    weights = solve(learnt)
+    right = {}
+    for axis, name in enumerate(EDITS):
+        kind = 2 if axis >= len(EDITS) - 3 else 1
+        wanted, found = (y[kind] - y[0])[~learnt, axis], ((x[kind] - x[0])[~learnt] @ weights)[:, axis]
+        moved = wanted.abs() > 0.5
+        right[name] = round(float((found[moved] * wanted[moved] > 0).double().mean()), 3)
+    return solve(torch.ones_like(learnt)), right
+
+
+def whole_photos(photos: Photos, rows: Sequence[int] | np.ndarray) -> Tensor:
+    """The photos at `rows` at the encoder's input size, (B, 3, INPUT, INPUT) in 0..1."""
+    boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (len(rows), 1))
+    return crops_of(photos.pixels[rows], boxes, np.zeros(len(rows), np.float32), np.ones(len(rows)))
+
+
+def _features(student: Student, pixels: Tensor) -> Tensor:
+    return student.tower(pixel_values=normalized(pixels)).pooler_output.flatten(1).double()
+
+
+def _ridge(features: Tensor, wanted: Tensor) -> Tensor:
+    """Weights (W, K)."""
+    penalty = PROJECTION_RIDGE * torch.eye(features.shape[1], dtype=features.dtype)
+    return torch.linalg.solve(features.T @ features + penalty, features.T @ wanted)
+
+
+_PREPROCESSING = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "size": {"height": INPUT, "width": INPUT},
+    "resample": 3,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [MEAN] * 3,
+    "image_std": [STD] * 3,
+}

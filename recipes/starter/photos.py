@@ -1,7 +1,8 @@
 """The training photos, decoded once into one array on disk.
 
 Every photo is squashed to SIDE x SIDE, as the finished encoder will see photos (at 128): the training loop
-then reads pixels from a memory map and never decodes.
+then reads pixels from a memory map and never decodes. No photo of OASIS is among them, so that every rated
+photo is new to the encoder.
 """
 
 from __future__ import annotations
@@ -18,42 +19,53 @@ import numpy as np
 from PIL import Image
 
 SIDE = 144
+TEST_SOURCE = "coco_mini"  # its captioned photos test the tags
+CALIBRATION_SOURCE, CALIBRATION_PHOTOS = "flickr8k", 200  # these decide from which confidence on a tag is shown
 
 
 @dataclass(frozen=True)
 class Photos:
-    """`pixels`: uint8 (N, SIDE, SIDE, 3). `trainable`: bool (N,), False for the photos kept for the caption test."""
+    """`pixels`: uint8 (N, SIDE, SIDE, 3). `roles`: "train", "calibrate" or "test" of each photo."""
 
     pixels: np.ndarray
     names: list[str]
+    shards: list[str]
     sources: list[str]
     classes: list[str]
     captions: list[list[str]]
-    trainable: np.ndarray
+    roles: np.ndarray
 
+    @property
+    def trainable(self) -> np.ndarray:
+        return self.roles == "train"
 
-def oasis_rows(data: Path, split: str) -> list[dict[str, str]]:
-    """Rows of OASIS's ratings.csv of one split; "test" is for measuring only and is never decoded for training."""
-    with (data / "oasis" / "ratings.csv").open(newline="") as handle:
-        return [row for row in csv.DictReader(handle) if row["split"] == split]
+    def rows(self, role: str) -> list[int]:
+        return np.flatnonzero(self.roles == role).tolist()
 
 
 def squash(image: Image.Image, side: int = SIDE) -> np.ndarray:
     return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
 
 
+def read_photo(shards: Path, shard: str, name: str) -> Image.Image:
+    """One photo out of its tar shard, as it is there."""
+    with tarfile.open(shards / shard) as archive:
+        member = archive.extractfile(name)
+        if member is None:
+            raise FileNotFoundError(f"{name} is listed but not in {shard}")
+        return Image.open(io.BytesIO(member.read())).convert("RGB")
+
+
 def build_photos(data: Path, out: Path) -> Photos:
-    """Decode the tar shards and the OASIS train photos; a second call reads what the first one wrote."""
+    """Decode the tar shards; a second call reads what the first one wrote."""
     table, array = out / "photos.json", out / "photos.npy"
     if not table.exists():
-        rows: list[dict[str, object]] = []
         with (data / "photos" / "photos.csv").open(newline="") as handle:
             listed = list(csv.DictReader(handle))
-        oasis = oasis_rows(data, "train")
-        pixels = np.lib.format.open_memmap(
-            array, mode="w+", dtype=np.uint8, shape=(len(listed) + len(oasis), SIDE, SIDE, 3)
-        )
+        pixels = np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=(len(listed), SIDE, SIDE, 3))
+        rows: list[dict[str, object]] = []
         shards: dict[str, tarfile.TarFile] = {}
+        calibrating = 0
         with ExitStack() as opened:
             for row in listed:
                 shard = row["shard"]
@@ -64,27 +76,23 @@ def build_photos(data: Path, out: Path) -> Photos:
                     raise FileNotFoundError(f"{row['name']} is listed but not in {shard}")
                 pixels[len(rows)] = squash(Image.open(io.BytesIO(member.read())))
                 captions = [caption.strip() for caption in row["captions"].split(" | ") if caption.strip()]
-                held_out = row["source"] == "coco_mini" and bool(captions)
-                rows.append(
-                    {
-                        "name": row["name"],
-                        "source": row["source"],
-                        "class": row["class"],
-                        "captions": captions,
-                        "trainable": not held_out,
-                    }
-                )
-        for row in oasis:
-            pixels[len(rows)] = squash(Image.open(data / "oasis" / "images" / row["file"]))
-            rows.append({"name": row["file"], "source": "oasis", "class": "", "captions": [], "trainable": True})
+                role = "train"
+                if captions and row["source"] == TEST_SOURCE:
+                    role = "test"
+                elif captions and row["source"] == CALIBRATION_SOURCE and calibrating < CALIBRATION_PHOTOS:
+                    role = "calibrate"
+                    calibrating += 1
+                rows.append({key: row[key] for key in ("name", "shard", "source", "class")})
+                rows[-1] |= {"captions": captions, "role": role}
         pixels.flush()
         table.write_text(json.dumps(rows))
     rows = json.loads(table.read_text())
     return Photos(
         pixels=np.load(array, mmap_mode="r"),
         names=[str(row["name"]) for row in rows],
+        shards=[str(row["shard"]) for row in rows],
         sources=[str(row["source"]) for row in rows],
         classes=[str(row["class"]) for row in rows],
         captions=[row["captions"] for row in rows],
-        trainable=np.array([row["trainable"] for row in rows], dtype=bool),
+        roles=np.array([row["role"] for row in rows]),
     )

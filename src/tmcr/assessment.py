@@ -82,6 +82,7 @@ class Assessment:
             score − reference_score.
         reference_score: the score of the reference (the mean training photo).
         model, model_hash: id and content hash of the model that said so.
+        content_hash: hash of the photo's bytes where `tmcr score` read them; equal bytes have equal verdicts.
         error: one line saying why the photo could not be assessed, or None.
         error_reason: machine-readable cause (`tmcr.errors.ImageReason`), or None.
     """
@@ -106,6 +107,7 @@ class Assessment:
     model_hash: str = ""
     width: int | None = None
     height: int | None = None
+    content_hash: str | None = None
     error: str | None = field(default=None)
     error_reason: str | None = None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
@@ -16,12 +15,13 @@ from tmcr.assessment import Assessment, Cluster, Facet, Reason, Tag
 from tmcr.attribution import contributions
 from tmcr.backends import Backend, TorchBackend, open_backend
 from tmcr.encoders import ImageTextEncoder, load_image_text_encoder, resolve_source
-from tmcr.errors import ConfigError, ImageError, ModelError
+from tmcr.errors import ConfigError, ModelError
 from tmcr.hardware import Hardware, Precision, pick_hardware
-from tmcr.images import ImageLimits, Source, decode, source_name
+from tmcr.images import ImageLimits, Source
 from tmcr.matching import match, similarity_moments, text_matrix
 from tmcr.modelfolder import EMBEDDINGS, STARTER, TrainedModel, load_model
 from tmcr.network import expected_score, score_std
+from tmcr.preparation import Preparation, Prepared
 from tmcr.streaming import batched, ordered_map
 from tmcr.tags import TagLibraries
 from tmcr.training.clusters import assign, percentile
@@ -29,17 +29,6 @@ from tmcr.training.clusters import assign, percentile
 TOP_TAGS = 8
 TOP_REASONS = 12
 TOP_FACET_TAGS = 3
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """One photo, decoded once and prepared for both encoders, or the reason why not."""
-
-    name: str
-    size: tuple[int, int] | None = None
-    for_tags: NDArray[np.float32] | None = None
-    for_levels: NDArray[np.float32] | None = None
-    error: ImageError | None = None
 
 
 class Assessor:
@@ -76,6 +65,8 @@ class Assessor:
         self.model = model
         self.hardware = hardware or pick_hardware()
         self.limits = limits or ImageLimits()
+        for_levels = model.encoder.preprocess if model.encoder is not None else None
+        self.prepare = Preparation(model.image_text.preprocess, for_levels, self.limits)
         device = self.hardware.device
         self.image_text = image_text
         self._backend = backend or TorchBackend(model, image_text, self.hardware)
@@ -110,37 +101,24 @@ class Assessor:
         Raises:
             ImageError: the photo cannot be read.
         """
-        prepared = self._prepare(photo)
+        prepared = self.prepare(photo)
         if prepared.error is not None:
             raise prepared.error
-        return self._assess_batch([prepared])[0]
+        return self.verdicts([prepared], *self.features([prepared]))[0]
 
     def assess_many(self, photos: Iterable[Source], *, batch_size: int = 32) -> Iterator[Assessment]:
         """Assess photos as they come, in order; memory does not grow with their number.
 
         A photo that cannot be read yields an Assessment whose `error` says why.
         """
-        prepared = ordered_map(self._prepare, photos, workers=self.hardware.photo_workers, ahead=2 * batch_size)
+        prepared = ordered_map(self.prepare, photos, workers=self.hardware.photo_workers, ahead=2 * batch_size)
         for batch in batched(prepared, batch_size):
-            yield from self._assess_batch(batch)
+            readable = [photo for photo in batch if photo.error is None]
+            verdicts = iter(self.verdicts(readable, *self.features(readable)) if readable else ())
+            yield from (next(verdicts) if photo.error is None else self.failure(photo) for photo in batch)
 
-    def _prepare(self, photo: Source) -> _Prepared:
-        name = source_name(photo)
-        for_tags = self.model.image_text.preprocess
-        for_levels = self.model.encoder.preprocess if self.model.encoder is not None else None
-        side = max(for_tags.target_side, for_levels.target_side if for_levels else 0)
-        try:
-            image = decode(photo, target_side=side, limits=self.limits)
-        except ImageError as error:
-            return _Prepared(name, error=error)
-        return _Prepared(name, image.size, for_tags(image), for_levels(image) if for_levels else None)
-
-    def _assess_batch(self, batch: list[_Prepared]) -> list[Assessment]:
-        readable = [photo for photo in batch if photo.error is None]
-        verdicts = iter(self._verdicts(readable) if readable else ())
-        return [next(verdicts) if photo.error is None else self._failure(photo) for photo in batch]
-
-    def _failure(self, photo: _Prepared) -> Assessment:
+    def failure(self, photo: Prepared) -> Assessment:
+        """What is said of a photo that cannot be read."""
         if photo.error is None:
             raise AssertionError("a photo without an error has a verdict")
         return Assessment(
@@ -151,10 +129,14 @@ class Assessor:
             error_reason=photo.error.reason,
         )
 
-    @torch.inference_mode()
-    def _verdicts(self, batch: list[_Prepared]) -> list[Assessment]:
+    def features(self, batch: Sequence[Prepared]) -> tuple[Tensor, Tensor | None]:
+        """Embeddings (B, E) and level features (B, W) of prepared photos, none with an error."""
         level_pixels = _stack([photo.for_levels for photo in batch]) if self.model.encoder is not None else None
-        embeddings, features = self._backend(_stack([photo.for_tags for photo in batch]), level_pixels)
+        return self._backend(_stack([photo.for_tags for photo in batch]), level_pixels)
+
+    @torch.inference_mode()
+    def verdicts(self, batch: Sequence[Prepared], embeddings: Tensor, features: Tensor | None) -> list[Assessment]:
+        """Verdicts on prepared photos, none with an error, from what `features` made of them."""
         embeddings = embeddings.to(self.hardware.device)
         features = features.to(self.hardware.device) if features is not None else None
         similarities = match(embeddings, self._text)
@@ -219,10 +201,13 @@ class Assessor:
         self, similarities: NDArray[np.float32], z: NDArray[np.float32], start: int, end: int
     ) -> tuple[Tag, ...]:
         """The best-fitting tags of start..end; where the model knows how sure it must be, only those it is sure of."""
-        best = start + np.argsort(-z[start:end], kind="stable")
+        confidence = z[start:end]
+        if self._tag_minimum is not None:  # by how much a tag clears its own bar: a likelier tag has a lower one
+            confidence = confidence - self._tag_minimum[start:end]
+        best = np.argsort(-confidence, kind="stable")[:TOP_TAGS]
         if self._tag_minimum is not None:
-            best = best[z[best] >= self._tag_minimum[best]]
-        best = best[:TOP_TAGS]
+            best = best[confidence[best] >= 0]
+        best = start + best
         names, facets = self.model.libraries.names, self.model.libraries.facets
         return tuple(Tag(names[i], float(similarities[i]), float(z[i]), facets[i]) for i in best)
 

@@ -15,12 +15,19 @@ ImageReason = Literal[
     "truncated",  # a decoder recognises it but the data ends early or is damaged
     "too_large",  # more pixels or bytes than the limits allow
     "too_small",  # a side shorter than the limits allow
+    "crashed",  # its decoder ended, or had to end, the process it ran in
     "unsupported",  # a known format whose decoder is not installed (HEIC, RAW), or an odd array
 ]
 
 
 class TmcrError(Exception):
-    """Base of every error that a user can put right."""
+    """Base of every error that a user can put right.
+
+    Attributes:
+        exit_code: what the command line makes of it.
+    """
+
+    exit_code = 2
 
 
 class ImageError(TmcrError):
@@ -61,6 +68,12 @@ class TagError(TmcrError):
 
 class MetricError(TmcrError, ValueError):
     """A metric that is undefined on the values given (constant, too few, NaN)."""
+
+
+class Stopped(TmcrError):
+    """Ctrl-C, after the work at hand was put in order; the message says what is kept and how to go on."""
+
+    exit_code = 130
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,8 +21,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from tmcr.errors import ImageError
+from tmcr.streaming import sorted_names
 
-Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.generic]
+
+@dataclass(frozen=True)
+class PhotoBytes:
+    """An encoded photo in memory, under the name that results and messages call it by."""
+
+    name: str
+    data: bytes = field(repr=False)
+
+
+Source = str | os.PathLike[str] | bytes | BinaryIO | PhotoBytes | Image.Image | NDArray[np.generic]
 
 HEIC_SUFFIXES = frozenset({".heic", ".heif"})
 RAW_SUFFIXES = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2"})
@@ -68,8 +78,8 @@ def decode(
     """Decode a photo to an upright RGB image in sRGB; the source is left as it was.
 
     Args:
-        source: path, bytes, binary file object, PIL image, or array (H, W), (H, W, 1|3|4) of uint8, uint16
-            or floats in 0..1.
+        source: path, bytes (with or without a name), binary file object, PIL image, or array (H, W),
+            (H, W, 1|3|4) of uint8, uint16 or floats in 0..1.
         target_side: shorter side that is needed. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size where its
             shorter side stays at least `DRAFT_MARGIN` times this.
         limits: what to refuse.
@@ -87,7 +97,7 @@ def decode(
             return _upright_rgb(source.copy(), name, limits, background)
         except _DAMAGE as error:
             raise ImageError("truncated", f"the image cannot be decoded ({_brief(error)})", name) from None
-    data = _read(source, name, limits)
+    data = read_bytes(source, limits)
     suffix = Path(name).suffix.lower()
     if suffix in RAW_SUFFIXES and not data.startswith(b"\xff\xd8"):
         return _upright_rgb(_from_raw(data, name, limits), name, limits, background)
@@ -121,8 +131,10 @@ def content_hash(source: Source) -> str:
         array = np.asarray(source)
         digest.update(f"{array.shape}{array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
+    elif isinstance(source, PhotoBytes):
+        digest.update(source.data)
     else:
-        digest.update(_read(source, source_name(source), ImageLimits()))
+        digest.update(read_bytes(source))
     return digest.hexdigest()
 
 
@@ -136,6 +148,8 @@ def source_name(source: Source) -> str:
         return "<array>"
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or "<image>")
+    if isinstance(source, PhotoBytes):
+        return source.name
     name = getattr(source, "name", "")
     return name if isinstance(name, str) and name else "<file>"
 
@@ -159,16 +173,45 @@ def find_photos(patterns: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
 
 
 def _photos_below(folder: Path) -> Iterator[Path]:
-    for here, folders, files in os.walk(folder):  # does not follow links, so it cannot run in circles
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield Path(here) / name
+    """Photos in a folder, then in the folders in it; memory does not grow with their number."""
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        below: list[str] = []
+        try:
+            for name in sorted_names(_scan(here, below)):
+                yield here / name
+        except OSError:
+            yield here  # becomes a row that says why it cannot be read
+        waiting += [here / name for name in sorted(below, reverse=True)]
 
 
-def _read(source: str | os.PathLike[str] | bytes | BinaryIO, name: str, limits: ImageLimits) -> bytes:
-    """The bytes of a source, none more than the limit."""
-    if isinstance(source, bytes | bytearray | memoryview):
+def _scan(folder: Path, below: list[str]) -> Iterator[str]:
+    """Names of the photos in a folder as the system lists them; its folders are added to `below`."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if not entry.is_symlink():  # following links could run in circles
+                    below.append(entry.name)
+            elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+                yield entry.name
+
+
+def read_bytes(
+    source: str | os.PathLike[str] | bytes | BinaryIO | PhotoBytes, limits: ImageLimits | None = None
+) -> bytes:
+    """The bytes of a path, file object or bytes, none more than the limit.
+
+    Raises:
+        ImageError: they cannot be had, are none, or are too many.
+    """
+    limits = limits or ImageLimits()
+    name = source_name(source)
+    if isinstance(source, PhotoBytes):
+        data = source.data
+    elif isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
     elif isinstance(source, str | os.PathLike):
         try:

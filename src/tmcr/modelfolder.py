@@ -89,7 +89,8 @@ class TrainedModel:
     # Mean (E,) and covariance (E, E) of the training photos' embeddings: what is usual for a tag of the user's own.
     embedding_mean: Tensor | None = None
     embedding_covariance: Tensor | None = None
-    # (M+N,) standardised similarity from which on a tag may be shown (infinite: never); None shows the best ones.
+    # (M+N,) standardised similarity from which on a tag may be shown (infinite: never); shown tags are ranked by
+    # how far they clear it. None shows the best ones by standardised similarity alone.
     tag_minimum: Tensor | None = None
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)

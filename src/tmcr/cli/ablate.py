@@ -9,6 +9,7 @@ import typer
 
 
 def ablate(
+    context: typer.Context,
     data: Annotated[str, typer.Option(help="Data SPEC, e.g. oasis@FOLDER or csv:ratings.csv.")],
     out: Annotated[Path, typer.Option(help="Folder for results; what is finished there is not run again.")],
     preset: Annotated[str, typer.Option(help="paper, official or small.")] = "small",
@@ -44,8 +45,16 @@ def ablate(
     config = preset_called(preset).with_overrides({"data": data, "seed": seed, "device": device} | overrides)
     console = make_console()
     with StageProgress(console) as progress:
-        result = run_ablation(config, out, folds=folds, systems=systems or SYSTEMS, progress=progress)
-    (out / "ablation.json").write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
-    (out / "ablation.md").write_text(result.to_markdown(), encoding="utf-8")
+        result = run_ablation(
+            config,
+            out,
+            folds=folds,
+            systems=systems or SYSTEMS,
+            image_text=context.obj,  # a recipe may bring an encoder
+            progress=progress,
+        )
+    name = "ablation" if folds is None else f"ablation-{folds}-fold"
+    (out / f"{name}.json").write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
+    (out / f"{name}.md").write_text(result.to_markdown(), encoding="utf-8")
     metrics_table(list(result.reports.items()), console)
-    console.print(f"{result.description}\ntable: {out / 'ablation.md'}", highlight=False)
+    console.print(f"{result.description}\ntable: {out / f'{name}.md'}", highlight=False)

@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from tmcr.cli import ablate, demo, doctor, evaluate, explain, export, score, tags, train
+from tmcr.cli import (
+    ablate,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    import_,
+    judge,
+    reproduce,
+    score,
+    tags,
+    train,
+)
 from tmcr.errors import TmcrError, printable
 
 INTERRUPTED = 130  # what the shell, and typer, make of Ctrl-C
@@ -24,11 +38,15 @@ app.command()(score.score)
 app.command()(explain.explain)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(judge.judge)
 app.command()(ablate.ablate)
 app.command()(export.export)
+app.command()(reproduce.reproduce)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
+app.command("import")(import_.import_)
 app.add_typer(tags.app, name="tags")
+app.add_typer(data.app, name="data")
 
 
 def _print_version(wanted: bool) -> None:
@@ -54,7 +72,7 @@ def run() -> None:
         app()
     except TmcrError as error:
         print(f"tmcr: {printable(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             print("tmcr: stopped; what was finished is kept", file=sys.stderr)

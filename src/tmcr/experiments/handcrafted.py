@@ -6,12 +6,15 @@ top, the baseline that a learnt model has to earn its keep against.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
+
+from tmcr.images import decode
 
 Pixels = NDArray[np.floating[Any]]
 SIDE = 256  # photos are measured at this longer side, so that sharpness means the same on all
@@ -41,6 +44,11 @@ NAMES = (
     "number of hues",
     "aspect ratio",
 )
+
+
+def measure_photo(path: Path) -> NDArray[np.float64]:
+    """The measurements of a photo file."""
+    return handcrafted_features(decode(path, target_side=SIDE))
 
 
 def handcrafted_features(image: Image.Image) -> NDArray[np.float64]:

@@ -89,7 +89,8 @@ def fit(
 ) -> dict[str, float]:
     """Train `head`, and `encoder` too where it is given (FT), in place; both end as they were at the best epoch.
 
-    The best epoch is the one with the lowest EMD on the validation part; the test part is never looked at.
+    The best epoch is the one with the lowest EMD on the validation part (with pairs: EMD and the weighted penalty of
+    pairs); the test part is never looked at.
 
     Args:
         fixed_epochs: train for that many epochs and keep what the last one left, without looking at validation.
@@ -108,7 +109,7 @@ def fit(
     parts = {"head": head} if encoder is None else {"head": head, "encoder": encoder}
 
     epoch = 0
-    best: dict[str, Any] = {"emd": float("inf"), "epoch": -1}
+    best: dict[str, Any] = {"objective": float("inf"), "epoch": -1}
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=hardware.device, weights_only=True)
         for name, part in parts.items():
@@ -130,7 +131,7 @@ def fit(
         if fixed_epochs is None:
             now = _score_epoch(head, encoder, data, config, hardware)
             log.add(stage, epoch=epoch, loss=loss, lr=lr, val_emd=now["emd"], val_srcc=now["srcc"])
-            if now["emd"] < best["emd"]:
+            if now["objective"] < best["objective"]:
                 best = now | {"epoch": epoch, "state": _states(parts)}
         else:
             log.add(stage, epoch=epoch, loss=loss, lr=lr)
@@ -209,7 +210,7 @@ def _pair_term(
     rows = torch.cat([original, copy])
     similarities = match(pairs.embeddings[rows], data.matched.text).to(hardware.device)
     features = pairs.features[rows].to(hardware.device) if pairs.features is not None else None
-    norms = [module for module in head.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+    norms = [module for module in head.modules() if isinstance(module, torch.nn.BatchNorm1d) and module.training]
     for norm in norms:
         norm.eval()
     with hardware.autocast():
@@ -262,7 +263,7 @@ def stretch_to_spread(
 def _score_epoch(
     head: PredictionHead, encoder: ImageEncoder | None, data: FitData, config: FitConfig, hardware: Hardware
 ) -> dict[str, Any]:
-    """EMD and SRCC on the validation part."""
+    """EMD and SRCC on the validation part, and what early stopping goes by: the EMD and the penalty of pairs."""
     from scipy.stats import spearmanr
 
     predicted = predict(head, encoder, data, data.validation, hardware, config.batch_size)
@@ -270,7 +271,13 @@ def _score_epoch(
     emd = emd_loss(predicted, target, r=config.r).mean().item()
     guess, truth = expected_score(predicted, data.score_values), expected_score(target, data.score_values)
     constant = bool((guess.max() - guess.min()) < 1e-9)
-    return {"emd": emd, "srcc": 0.0 if constant else float(spearmanr(guess, truth).statistic)}
+    objective = emd
+    if data.pairs is not None and config.pair_weight > 0:
+        fixed = np.random.default_rng(0)
+        penalty = np.mean([_pair_term(head, data, data.pairs, config, hardware, fixed).item() for _ in range(4)])
+        objective += config.pair_weight * float(penalty)
+    srcc = 0.0 if constant else float(spearmanr(guess, truth).statistic)
+    return {"emd": emd, "srcc": srcc, "objective": objective}
 
 
 @torch.no_grad()

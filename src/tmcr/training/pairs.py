@@ -28,6 +28,7 @@ from tmcr.streaming import batched, ordered_map
 from tmcr.training.stage import Progress, write_atomically
 
 WEAKEST = 0.25  # strengths are drawn from here to 1
+LEVEL_WEIGHT = 5.0  # of pairs that shall score the same; they are fewer, and their penalty is flatter
 SOFTNESS = 0.1  # score points over which the penalty of a wrong order fades out
 SAME_QUALITY = 95
 PHOTO_FILES = (".jpg", ".jpeg", ".png", ".webp")
@@ -58,7 +59,7 @@ def pair_loss(better: Tensor, worse: Tensor, strength: Tensor, margin: float) ->
     """Mean penalty of scores (P,): a copy of strength s shall lie s · `margin` below, one of strength 0 level."""
     gap = better - worse
     ordered = SOFTNESS * softplus((margin * strength - gap) / SOFTNESS)
-    level = huber_loss(gap, torch.zeros_like(gap), reduction="none", delta=SOFTNESS)
+    level = LEVEL_WEIGHT * huber_loss(gap, torch.zeros_like(gap), reduction="none", delta=SOFTNESS)
     return torch.where(strength > 0, ordered, level).mean()
 
 

@@ -1,0 +1,51 @@
+"""A photo, decoded once, as the pixels that each encoder wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmcr.errors import ImageError
+from tmcr.images import ImageLimits, Source, decode, source_name
+from tmcr.preprocess import PreprocessSpec
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One photo, decoded once and prepared for both encoders, or the reason why not.
+
+    Attributes:
+        name: what the photo is called in results.
+        size: width and height as decoded.
+        for_tags: pixels (3, H, W) for the image–text encoder.
+        for_levels: pixels (3, H, W) for the level encoder, None where the model has none.
+        error: why there are no pixels.
+    """
+
+    name: str
+    size: tuple[int, int] | None = None
+    for_tags: NDArray[np.float32] | None = None
+    for_levels: NDArray[np.float32] | None = None
+    error: ImageError | None = None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Decodes a photo and prepares it for both encoders of a model; needs no model and no torch."""
+
+    for_tags: PreprocessSpec
+    for_levels: PreprocessSpec | None
+    limits: ImageLimits = field(default_factory=ImageLimits)
+
+    def __call__(self, photo: Source) -> Prepared:
+        """Never raises for what is wrong with a photo: that is in `error`."""
+        name = source_name(photo)
+        side = max(self.for_tags.target_side, self.for_levels.target_side if self.for_levels else 0)
+        try:
+            image = decode(photo, target_side=side, limits=self.limits)
+        except ImageError as error:
+            return Prepared(name, error=error)
+        for_levels = self.for_levels(image) if self.for_levels else None
+        return Prepared(name, image.size, self.for_tags(image), for_levels)
