@@ -146,7 +146,7 @@ class Assessor:
         score = expected_score(distribution, self._score_values)
         n_semantic = self.model.libraries.n_semantic
         z = (similarities - self._similarity_mean) / self._similarity_std
-        kinds = assign(similarities[:, :n_semantic].cpu().numpy(), self.model.clusters.centroids)
+        kinds = self._kinds(similarities[:, :n_semantic].cpu().numpy())
 
         columns = {
             "score": score.tolist(),
@@ -166,8 +166,8 @@ class Assessor:
                 std=columns["std"][row],
                 distribution=tuple(distribution[row].tolist()),
                 score_values=score_values,
-                percentile=float(percentile(columns["score"][row], self.model.clusters.quantiles[kinds[row]])),
-                cluster=Cluster(int(kinds[row]), self.model.clusters.tags[kinds[row]]),
+                percentile=self._percentile(columns["score"][row], kinds[row]),
+                cluster=kinds[row],
                 semantic_tags=self._top_tags(similarity_rows[row], z_rows[row], 0, n_semantic),
                 attribute_tags=self._top_tags(similarity_rows[row], z_rows[row], n_semantic, len(z_rows[row])),
                 own_tags=own[row],
@@ -184,6 +184,16 @@ class Assessor:
             )
             for row, photo in enumerate(batch)
         ]
+
+    def _kinds(self, similarities: NDArray[np.float32]) -> list[Cluster | None]:
+        """The kind of photo for each row (B, M); None throughout where the model knows no training photos."""
+        table = self.model.clusters
+        if len(table.centroids) == 0:
+            return [None] * len(similarities)
+        return [Cluster(int(kind), table.tags[kind]) for kind in assign(similarities, table.centroids)]
+
+    def _percentile(self, score: float, kind: Cluster | None) -> float | None:
+        return None if kind is None else float(percentile(score, self.model.clusters.quantiles[kind.index]))
 
     def _own_rows(self, embeddings: Tensor) -> list[tuple[Tag, ...]]:
         """The best-fitting tags of the user's own for each embedding (B, E)."""

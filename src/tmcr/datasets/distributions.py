@@ -27,7 +27,9 @@ def distributions_from_means(
     Returns:
         (N, D); rows sum to 1.
     """
-    width = np.broadcast_to(np.asarray(std, dtype=np.float64), means.shape)[:, None]
+    asked = np.stack([means, np.broadcast_to(np.asarray(std, dtype=np.float64), means.shape)], 1)
+    asked, place = np.unique(asked, axis=0, return_inverse=True)  # published means are rounded, so most are repeated
+    means, width = asked[:, 0], asked[:, 1, None]
     log_density = -0.5 * ((score_values[None, :] - means[:, None]) / np.maximum(width, 0.05)) ** 2
     low, high = np.full(len(means), -200.0), np.full(len(means), 200.0)
     for _ in range(80):  # bisection on t; the mean grows with t
@@ -35,7 +37,7 @@ def distributions_from_means(
         shares = _softmax(log_density + tilt[:, None] * score_values)
         below = shares @ score_values < means
         low, high = np.where(below, tilt, low), np.where(below, high, tilt)
-    return shares
+    return shares[place]
 
 
 def _softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:

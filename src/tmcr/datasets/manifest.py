@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from tmcr.errors import DataError
 
 PARTS = ("train", "val", "test")
+_ATTRIBUTE = "attribute:"  # before the name of such a column in Parquet
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class Manifest:
         splits: "train", "val" or "test" for each photo.
         groups: theme of each photo, or None; near-duplicates share one, so a split keeps it whole.
         votes: (N,) number of ratings, or None where only means are known.
+        attributes: what else is known of the photos, by name: (N,) numbers (NaN: unknown) or strings ("": none).
+        source: the set and its split as in a data SPEC: "ava:tanet"; "" for ratings of one's own.
+        namespace: whose ids these are. Photos of two sets with one namespace and one id are the same photo (EVA's
+            are AVA's); "" where an id means nothing outside its set.
         description: one line for people: "383 photos, 1..7, votes, split by column".
     """
 
@@ -39,6 +45,9 @@ class Manifest:
     splits: tuple[str, ...]
     groups: tuple[str, ...] | None = None
     votes: NDArray[np.int64] | None = None
+    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    source: str = ""
+    namespace: str = ""
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -48,6 +57,9 @@ class Manifest:
                 raise DataError(f"manifest: {len(self.ids)} ids but {len(column)} {name}")
         if self.distributions.shape != (len(self.ids), len(self.score_values)):
             raise DataError(f"manifest: distributions of shape {self.distributions.shape} do not fit")
+        for name, values in self.attributes.items():
+            if len(values) != len(self.ids):
+                raise DataError(f"manifest: {len(self.ids)} ids but {len(values)} values of {name}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,6 +81,7 @@ class Manifest:
             splits=tuple(self.splits[row] for row in rows),
             groups=tuple(self.groups[row] for row in rows) if self.groups is not None else None,
             votes=self.votes[rows] if self.votes is not None else None,
+            attributes={name: values[rows] for name, values in self.attributes.items()},
         )
 
     def part(self, name: str) -> Manifest:
@@ -90,6 +103,7 @@ class Manifest:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        further = {f"{_ATTRIBUTE}{name}": values.tolist() for name, values in self.attributes.items()}
         table = pa.table(
             {
                 "id": list(self.ids),
@@ -98,9 +112,15 @@ class Manifest:
                 "split": list(self.splits),
                 "group": list(self.groups) if self.groups is not None else [None] * len(self),
                 "votes": self.votes.tolist() if self.votes is not None else [None] * len(self),
+                **further,
             }
         )
-        notes = {"score_values": json.dumps(self.score_values.tolist()), "description": self.description}
+        notes = {
+            "score_values": json.dumps(self.score_values.tolist()),
+            "source": self.source,
+            "namespace": self.namespace,
+            "description": self.description,
+        }
         pq.write_table(table.replace_schema_metadata(notes), path)
 
     @classmethod
@@ -118,5 +138,16 @@ class Manifest:
             splits=tuple(columns["split"]),
             groups=tuple(columns["group"]) if columns["group"][:1] != [None] else None,
             votes=np.array(columns["votes"], dtype=np.int64) if columns["votes"][:1] != [None] else None,
+            attributes={
+                name.removeprefix(_ATTRIBUTE): _attribute(values)
+                for name, values in columns.items()
+                if name.startswith(_ATTRIBUTE)
+            },
+            source=notes[b"source"].decode(),
+            namespace=notes[b"namespace"].decode(),
             description=notes[b"description"].decode(),
         )
+
+
+def _attribute(values: list[Any]) -> NDArray[Any]:
+    return np.array(values, dtype=object if values and isinstance(values[0], str) else np.float64)

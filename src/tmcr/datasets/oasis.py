@@ -10,7 +10,7 @@ from tmcr.datasets.ratings import load_ratings
 from tmcr.errors import DataError
 
 
-def load_oasis(folder: Path) -> Manifest:
+def load_oasis(folder: Path, photos: Path | None = None) -> Manifest:
     """Read FOLDER/ratings.csv (file, theme, split, votes_1 … votes_7) and FOLDER/images/.
 
     The seven votes are stretched to 1, 2.5, … 10.
@@ -22,5 +22,7 @@ def load_oasis(folder: Path) -> Manifest:
     if not ratings.is_file():
         raise DataError(f"oasis@{folder}: no ratings.csv there; give the folder that has it and images/")
     manifest = load_ratings(f"{ratings}?file=file&split=split&group=theme")
-    paths = tuple(folder / "images" / name for name in manifest.ids)
-    return replace(manifest, paths=paths, description=f"OASIS: {manifest.description}")
+    paths = tuple((photos or folder / "images") / name for name in manifest.ids)
+    return replace(
+        manifest, paths=paths, source="oasis", namespace="oasis", description=f"OASIS: {manifest.description}"
+    )

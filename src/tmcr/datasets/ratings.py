@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tmcr.datasets.distributions import DEFAULT_STD, distributions_from_means
 from tmcr.datasets.manifest import Manifest
 from tmcr.datasets.splits import split_by_group
+from tmcr.datasets.tables import numbers, read_table
 from tmcr.errors import DataError
 
 FILE_COLUMNS = ("file", "path", "image", "filename", "file_name", "image_name", "photo", "name", "id")
@@ -45,7 +46,7 @@ def load_ratings(spec: str) -> Manifest:
     if unknown := sorted(set(options) - set(OPTIONS)):
         raise DataError(f"data SPEC: no option {unknown[0]!r}; there are {', '.join(OPTIONS)}")
     path = Path(file).expanduser()
-    columns = _read_table(path, options.get("sep"))
+    columns = read_table(path, options.get("sep"))
     by_lower = {name.lower().strip(): name for name in columns}
 
     def find(option: str, names: tuple[str, ...]) -> str | None:
@@ -72,7 +73,7 @@ def load_ratings(spec: str) -> Manifest:
     votes = _vote_columns(columns, exclude=file_column) if "mean" not in options else {}
     if votes:
         native = np.array(sorted(votes))
-        counts = np.stack([_numbers(columns[votes[value]], votes[value], path) for value in native], 1)
+        counts = np.stack([numbers(columns[votes[value]], votes[value], path) for value in native], 1)
         if (counts < 0).any():
             raise DataError(f"{path}, row {int(np.argwhere(counts < 0)[0, 0]) + 2}: a count of votes is negative")
         totals = counts.sum(1)
@@ -90,7 +91,7 @@ def load_ratings(spec: str) -> Manifest:
                 f"{path}: neither votes (votes_1, votes_2, …) nor a mean ({', '.join(MEAN_COLUMNS[:4])}) "
                 f"among its columns {', '.join(columns)}; add ?mean=COLUMN"
             )
-        means = _numbers(columns[mean_column], mean_column, path)
+        means = numbers(columns[mean_column], mean_column, path)
         low, high = _scale(options.get("scale"), *_detect_scale(means, path))
         if means.min() < low or means.max() > high:
             raise DataError(
@@ -99,7 +100,7 @@ def load_ratings(spec: str) -> Manifest:
         values = np.arange(1.0, 11.0)
         std: float | NDArray[np.float64] = DEFAULT_STD
         if "std" in options and (std_column := find("std", ())):
-            std = _numbers(columns[std_column], std_column, path) * 9 / (high - low)
+            std = numbers(columns[std_column], std_column, path) * 9 / (high - low)
         distributions = distributions_from_means(1 + 9 * (means - low) / (high - low), values, std)
         number = None
         what = "means"
@@ -127,25 +128,6 @@ def load_ratings(spec: str) -> Manifest:
     )
 
 
-def _read_table(path: Path, separator: str | None) -> dict[str, list[Any]]:
-    import pyarrow as pa
-    from pyarrow import csv, parquet
-
-    try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            table = parquet.read_table(path)
-        else:
-            delimiter = {"tab": "\t", None: "\t" if path.suffix.lower() == ".tsv" else ","}.get(separator, separator)
-            table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such ratings file") from None
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a table ({str(error).splitlines()[0][:150]})") from None
-    if len(set(table.column_names)) != len(table.column_names):
-        raise DataError(f"{path}: two columns have the same name")
-    return {name.lstrip("\ufeff"): table.column(name).to_pylist() for name in table.column_names}
-
-
 def _vote_columns(columns: dict[str, list[Any]], exclude: str) -> dict[float, str]:
     """Score → name of the column that counts votes for it; empty unless there are three of one kind."""
     families: dict[str, dict[float, str]] = {}
@@ -156,18 +138,6 @@ def _vote_columns(columns: dict[str, list[Any]], exclude: str) -> dict[float, st
             families.setdefault(family, {})[float(found.group(1))] = name
     best = max(families.values(), key=len, default={})
     return best if len(best) >= 3 else {}
-
-
-def _numbers(values: list[Any], column: str, path: Path) -> NDArray[np.float64]:
-    out = np.empty(len(values))
-    for row, value in enumerate(values):
-        try:
-            out[row] = float(value)
-        except (TypeError, ValueError):
-            raise DataError(f"{path}, row {row + 2}, column {column}: {value!r} is no number") from None
-        if not np.isfinite(out[row]):
-            raise DataError(f"{path}, row {row + 2}, column {column}: the number is missing or infinite")
-    return out
 
 
 def _detect_scale(means: NDArray[np.float64], path: Path) -> tuple[float, float]:

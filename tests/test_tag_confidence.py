@@ -1,0 +1,76 @@
+"""Tags below the confidence that a model knows of are not shown; a model that knows none shows its best tags."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tmcr.assessor import TOP_TAGS, Assessor, load
+from tmcr.modelfolder import STARTER, load_model, save_model
+
+
+@pytest.fixture(scope="module")
+def starter() -> Assessor:
+    return load("starter", device="cpu", workers=0)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    rough = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(rough).resize((200, 150))
+
+
+def with_minimum(starter: Assessor, minimum: torch.Tensor | None) -> Assessor:
+    return Assessor(replace(starter.model, tag_minimum=minimum), starter.image_text, starter.hardware)
+
+
+def everywhere(starter: Assessor, value: float) -> torch.Tensor:
+    return torch.full((len(starter.model.libraries.names),), value)
+
+
+def test_without_thresholds_the_best_tags_are_shown_by_z(starter: Assessor, photo: Image.Image) -> None:
+    verdict = with_minimum(starter, None).assess(photo)
+    for tags in (verdict.semantic_tags, verdict.attribute_tags):
+        assert len(tags) == TOP_TAGS
+        assert [tag.z for tag in tags] == sorted((tag.z for tag in tags), reverse=True)
+
+
+def test_one_bar_for_all_cuts_the_same_list_short(starter: Assessor, photo: Image.Image) -> None:
+    every = with_minimum(starter, None).assess(photo).semantic_tags
+    bar = (every[2].z + every[3].z) / 2
+    assert with_minimum(starter, everywhere(starter, bar)).assess(photo).semantic_tags == every[:3]
+
+
+def test_nothing_is_shown_where_nothing_clears_its_bar(starter: Assessor, photo: Image.Image) -> None:
+    verdict = with_minimum(starter, everywhere(starter, float("inf"))).assess(photo)
+    assert verdict.semantic_tags == verdict.attribute_tags == ()
+    assert verdict.ok
+
+
+def test_a_tag_with_a_lower_bar_comes_first(starter: Assessor, photo: Image.Image) -> None:
+    best = with_minimum(starter, None).assess(photo).semantic_tags
+    lowered = everywhere(starter, best[4].z)
+    lowered[starter.model.libraries.names.index(best[4].name)] -= 50
+    assert with_minimum(starter, lowered).assess(photo).semantic_tags[0] == best[4]
+
+
+def test_the_score_does_not_depend_on_what_is_shown(starter: Assessor, photo: Image.Image) -> None:
+    hidden = with_minimum(starter, everywhere(starter, float("inf"))).assess(photo)
+    shown = with_minimum(starter, None).assess(photo)
+    assert hidden.score == shown.score
+    assert hidden.reasons == shown.reasons
+
+
+def test_thresholds_are_stored_and_may_be_absent(starter: Assessor, tmp_path: Path) -> None:
+    for name, minimum in (("some", everywhere(starter, 1.5)), ("none", None)):
+        model = replace(load_model(STARTER), tag_minimum=minimum)
+        save_model(model, tmp_path / name, card="", storage="float16")
+        kept = load_model(tmp_path / name).tag_minimum
+        assert (kept is None) == (minimum is None)
+        if minimum is not None and kept is not None:
+            assert torch.equal(kept, minimum)
