@@ -137,12 +137,12 @@ def test_the_toy_twin_gives_the_level_features_and_distributions_of_the_original
 def test_every_released_tensor_has_its_place_in_the_full_size_model(shared_data: Path) -> None:
     from transformers import SwinConfig, SwinModel
 
+    from tmcr.official_checkpoint import _relative_position_index, _swin_state
+
     shapes = json.loads((shared_data / "official_checkpoint" / "released_keys.json").read_text())
     config = swin_config(shapes)
     assert (config["embed_dim"], config["depths"], config["num_heads"]) == (128, [2, 2, 18, 2], [4, 8, 16, 32])
     assert (config["patch_size"], config["window_size"], config["mlp_ratio"]) == (4, 7, 4)
-    from tmcr.official_checkpoint import _relative_position_index, _swin_state
-
     with torch.device("meta"):
         tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
         model = SwinModel(SwinConfig(**config))
@@ -272,8 +272,7 @@ def test_what_is_no_such_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    whole = path.read_bytes() if path.exists() else b""
-    assert "no checkpoint" in says(b"hello") or "cannot be read" in says(b"hello")
+    assert "download" in says(b"hello")
     torch.save(tensors, path)
     whole = path.read_bytes()
     assert "download" in says(whole[: len(whole) // 2])
@@ -299,9 +298,7 @@ def test_another_encoder_or_odd_shapes_are_refused() -> None:
         with pytest.raises(ModelError, match=r"AL\.\*"):
             convert_encoder(odd)
     with pytest.raises(ModelError, match="do not fit each other"):
-        convert_head(
-            tensors | {"regression.0.weight": torch.ones(10, 3)}, 5, torch.zeros(TAGS), torch.zeros(WIDTH * 8)
-        )
+        convert_head(tensors | {"regression.0.weight": torch.ones(10, 3)}, 5, torch.zeros(TAGS), torch.zeros(WIDTH * 8))
 
 
 # --- tags ---

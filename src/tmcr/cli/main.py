@@ -45,10 +45,8 @@ app.command()(reproduce.reproduce)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.command("import")(import_.import_)
-app.command("import")(import_.import_)
 app.add_typer(data.app, name="data")
 app.add_typer(tags.app, name="tags")
-app.add_typer(data.app, name="data")
 
 
 def _print_version(wanted: bool) -> None:
