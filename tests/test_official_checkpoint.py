@@ -1,4 +1,4 @@
-"""The authors' checkpoint: the same numbers from the converted model, nothing pickled is run, wrong tags are noticed."""
+"""The authors' checkpoint: the same numbers once converted, nothing pickled is run, wrong tags are noticed."""
 
 from __future__ import annotations
 
