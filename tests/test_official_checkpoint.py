@@ -392,5 +392,5 @@ def test_errors_of_the_importer_are_the_users(files: dict[str, Path]) -> None:
     tensors = official_tensors()
     del tensors["AL_Fea_shift.1.running_var"]
     torch.save(tensors, files["checkpoint"])
-    with pytest.raises(TmcrError, match="lacks the tensor 'AL_Fea_shift.1.running_var'"):
+    with pytest.raises(TmcrError, match=r"lacks the tensor 'AL_Fea_shift\.1\.running_var'"):
         imported(files)
