@@ -250,20 +250,20 @@ def _label_findings(manifest: Manifest) -> list[Finding]:
     shares = manifest.distributions
     broken = np.flatnonzero(~(np.isfinite(shares).all(1) & (shares >= 0).all(1) & (np.abs(shares.sum(1) - 1) < 1e-6)))
     if len(broken):
-        found("problem", "labels", f"{len(broken):,} photos have no distribution of ratings", broken)
+        found("problem", "labels", f"photos without a distribution of ratings: {len(broken):,}", broken)
     outside = np.flatnonzero(~((manifest.scores >= 1 - 1e-6) & (manifest.scores <= 10 + 1e-6)))
     if len(outside):
-        found("problem", "labels", f"{len(outside):,} scores are outside 1..10", outside)
+        found("problem", "labels", f"scores outside 1..10: {len(outside):,}", outside)
     repeated = {photo for photo, times in Counter(manifest.ids).items() if times > 1}
     if repeated:
         rows = (row for row, photo in enumerate(manifest.ids) if photo in repeated)
-        found("problem", "labels", f"{len(repeated):,} ids stand more than once", rows)
+        found("problem", "labels", f"ids that stand more than once: {len(repeated):,}", rows)
     if len(manifest) > 1 and np.ptp(manifest.scores) < 1e-9:
         found("problem", "labels", "all photos have the same score")
     if manifest.votes is None:
         found("note", "labels", "only means are published: distributions are derived, EMD is not against real votes")
     elif len(few := np.flatnonzero(manifest.votes < FEW_VOTES)):
-        found("warning", "labels", f"{len(few):,} photos have fewer than {FEW_VOTES} votes", few)
+        found("warning", "labels", f"photos with fewer than {FEW_VOTES} votes: {len(few):,}", few)
     for part, use in (("train", "trained on"), ("test", "tested on")):
         if part not in manifest.splits:
             found("warning", "parts", f"no photo is marked {part!r}: it cannot be {use}")
@@ -271,7 +271,9 @@ def _label_findings(manifest: Manifest) -> list[Finding]:
         tested = {group for group, split in zip(manifest.groups, manifest.splits, strict=True) if split == "test"}
         learnt = {group for group, split in zip(manifest.groups, manifest.splits, strict=True) if split != "test"}
         if torn := tested & learnt:
-            found("note", "parts", f"{len(torn):,} of {len(tested):,} groups in the test part are also in training")
+            found(
+                "note", "parts", f"groups of the test part that are also in training: {len(torn):,} of {len(tested):,}"
+            )
     return findings
 
 
@@ -307,7 +309,7 @@ def _audit_photos(result: SetAudit, manifest: Manifest, workers: int, watch: Cal
             Finding(
                 "problem",
                 "leakage",
-                f"{tested:,} test photos are, byte for byte, also in a training part; leave those out with ?exclude=",
+                f"test photos that are, byte for byte, also in a training part: {tested:,}; see --exclusions",
                 tuple(f"{learnt} = {photo}" for learnt, photo in result.leaks[:MOST_LISTED]),
             )
         )
@@ -317,7 +319,7 @@ def _audit_photos(result: SetAudit, manifest: Manifest, workers: int, watch: Cal
             Finding(
                 "warning",
                 "duplicates",
-                f"{sum(len(rows) - 1 for rows in alike):,} photos are copies of another photo of their part",
+                f"copies of another photo of the same part: {sum(len(rows) - 1 for rows in alike):,}",
                 tuple(" = ".join(manifest.ids[row] for row in rows) for rows in alike[:MOST_LISTED]),
             )
         )
