@@ -394,3 +394,16 @@ def test_errors_of_the_importer_are_the_users(files: dict[str, Path]) -> None:
     torch.save(tensors, files["checkpoint"])
     with pytest.raises(TmcrError, match=r"lacks the tensor 'AL_Fea_shift\.1\.running_var'"):
         imported(files)
+
+
+def test_without_reference_photos_everything_but_kind_and_percentile_is_said(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    photo(tmp_path / "a.jpg", 1)
+    assert command(files, tmp_path / "model", "--copy-encoder") == 0
+    verdict = load(tmp_path / "model", device="cpu").assess(tmp_path / "a.jpg")
+    assert verdict.score is not None
+    assert (verdict.percentile, verdict.cluster) == (None, None)
+    assert len(verdict.reasons) > 0
+    parts = (verdict.semantic_contribution, verdict.attribute_contribution, verdict.encoder_contribution)
+    assert sum(part or 0 for part in parts) == pytest.approx(verdict.score - (verdict.reference_score or 0), abs=1e-4)

@@ -43,7 +43,8 @@ class Facet:
         name: what the tags are about ("light", "animals").
         library: "semantic" or "attribute".
         contribution: the sum over the facet's tags.
-        tags: tags that push this way and fit the photo better than the mean training photo, best-fitting first.
+        tags: tags that push this way and that the model is sure of, best-fitting first; where a model has no measure
+            of being sure, those that fit the photo better than the mean training photo.
     """
 
     name: str

@@ -223,10 +223,11 @@ class Assessor:
 
     def _facet_shares(self, shares: NDArray[np.float64], z: NDArray[np.float32]) -> tuple[Facet, ...]:
         names = self.model.libraries.names
+        fitting = z > 0 if self._tag_minimum is None else z >= self._tag_minimum
         facets = []
         for (library, facet), members in self._facets.items():
             total = float(shares[members].sum())
-            telling = members[(shares[members] * total > 0) & (z[members] > 0)]
+            telling = members[(shares[members] * total > 0) & fitting[members]]
             best = telling[np.argsort(-z[telling], kind="stable")[:TOP_FACET_TAGS]]
             if total != 0:
                 facets.append(Facet(facet, library, total, tuple(names[i] for i in best)))
