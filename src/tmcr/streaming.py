@@ -19,7 +19,9 @@ from typing import Generic, TypeVar
 In = TypeVar("In")
 Out = TypeVar("Out")
 
+STAGE_THREAD = "tmcr-stage"
 _POLL = 0.1  # seconds after which a thread that waits for room looks whether anybody still wants its work
+_GRACE = 3.0  # seconds that a stopped stage is waited for
 _NAMES_IN_MEMORY = 200_000
 
 
@@ -141,7 +143,7 @@ def overlapped(items: Iterable[Out], *, ahead: int, stop: threading.Event | None
     """Yield what `items` yields while a thread of its own works at most `ahead` items early.
 
     An exception of `items` is raised at its place. Leaving the iterator early ends the thread after the item
-    that it is at. Once `stop` is set, the iterator ends at once and waits for nothing.
+    that it is at. Once `stop` is set, the iterator ends and waits for the item at work `_GRACE` seconds at most.
     """
     stage: queue.Queue[Out | _End] = queue.Queue(max(1, ahead))
     unwanted = threading.Event()
@@ -169,7 +171,7 @@ def overlapped(items: Iterable[Out], *, ahead: int, stop: threading.Event | None
                 source.close()
         put(end)
 
-    thread = threading.Thread(target=work, name="tmcr-stage", daemon=True)
+    thread = threading.Thread(target=work, name=STAGE_THREAD, daemon=True)
     thread.start()
     try:
         while stop is None or not stop.is_set():
@@ -184,8 +186,8 @@ def overlapped(items: Iterable[Out], *, ahead: int, stop: threading.Event | None
             yield item
     finally:
         unwanted.set()
-        if stop is None or not stop.is_set():
-            thread.join()
+        # Once stopped, a photo that hangs must not hold up the end; a thread at work is given time to finish its item.
+        thread.join(_GRACE if stop is not None and stop.is_set() else None)
 
 
 def batched(items: Iterable[In], size: int) -> Iterator[list[In]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from typing import Annotated
 
 import typer
@@ -23,6 +25,7 @@ from tmcr.cli import (
     train,
 )
 from tmcr.errors import TmcrError, printable
+from tmcr.streaming import STAGE_THREAD
 
 INTERRUPTED = 130  # what the shell, and typer, make of Ctrl-C
 
@@ -72,6 +75,11 @@ def run() -> None:
         app()
     except TmcrError as error:
         print(f"tmcr: {printable(str(error))}", file=sys.stderr)
+        if any(thread.name == STAGE_THREAD for thread in threading.enumerate()):
+            # A photo hangs in a decoder or an encoder: shutting the interpreter down around it would abort.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.exit_code)
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
