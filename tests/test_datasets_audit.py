@@ -141,22 +141,26 @@ def test_a_set_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
 
 def test_what_two_sets_share_is_counted_part_by_part(ava: Path, tmp_path: Path) -> None:
     eva = write_eva(tmp_path / "eva", {number: [5, 6, 7] for number in range(120, 140)}, photos=False)
-    official, tanet = f"ava:official@{ava}", f"ava:tanet@{ava}"
+    (ava / "three.txt").write_text("106\n107\n108\n")
+    official, tanet = f"ava:official@{ava}", f"ava:tanet@{ava}?subset=three.txt"
     result = check(official, tanet, f"eva@{eva}", photos=False)
     first = result.overlaps[0]
     assert (first.first, first.second) == (official, tanet)
     assert first.by_id == {
-        ("train", "train"): 17, ("train", "val"): 3, ("train", "test"): 4,
-        ("test", "train"): 4, ("test", "val"): 0, ("test", "test"): 2,
+        ("train", "train"): 17, ("train", "val"): 3, ("train", "test"): 3,
+        ("test", "train"): 4, ("test", "val"): 0, ("test", "test"): 0,
     }  # fmt: skip
     assert first.by_content is None
     with_eva = result.overlaps[1].by_id
     assert with_eva is not None
     assert sum(with_eva.values()) == 10  # of EVA's 20, ten are among these 30
     messages = [finding.message for finding in findings(result, "leakage")]
-    seen = "has seen 4 of the 6 test photos (66.7 %)"
-    assert messages[0] == f"a model trained on {official} {seen} of {tanet}: never test it there"
-    assert messages[1] == f"a model trained on {tanet} {seen} of {official}: never test it there"
+    assert messages[0] == (
+        f"a model trained on {official} has seen 3 of the 3 test photos (100.0 %) of {tanet}: never test it there"
+    )
+    assert messages[1] == (
+        f"a model trained on {tanet} has seen 4 of the 6 test photos (66.7 %) of {official}: never test it there"
+    )
     assert any(f"of eva@{eva}" in message for message in messages)
 
 
