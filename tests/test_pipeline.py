@@ -18,8 +18,10 @@ import torch
 from rated_photos import write_rated_photos
 
 import tmcr
+from tmcr.datasets import load_manifest
 from tmcr.errors import ConfigError, DataError, ModelError
 from tmcr.experiments.ablation import SYSTEMS, ablate
+from tmcr.images import content_hash
 from tmcr.modelfolder import load_model
 from tmcr.training.config import TrainConfig, preset
 from tmcr.training.fit import similarity_statistics
@@ -119,6 +121,14 @@ def test_tags_of_ones_own_are_shown_and_change_no_score(trained: Path, config: T
     model.embedding_mean = None
     with pytest.raises(ModelError, match="tags of your own"):
         tmcr.Assessor(model, plain.image_text, own_tags=["purple dragon"])
+
+
+def test_a_model_remembers_the_photos_it_has_learnt_from(trained: Path, config: TrainConfig) -> None:
+    manifest = load_manifest(config.data)
+    learnt = load_model(trained / "model").learnt
+    assert learnt is not None
+    seen = learnt.seen(manifest, [content_hash(path) for path in manifest.paths])
+    assert seen.tolist() == [split != "test" for split in manifest.splits]
 
 
 def test_an_unchanged_run_does_nothing_again(trained: Path, config: TrainConfig) -> None:

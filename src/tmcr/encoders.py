@@ -288,7 +288,7 @@ def _load_weights(loader: Any, folder: Path, source: str) -> Any:
             f"{source}: no safetensors weights in {folder}; pickled weights are not read, convert them first"
         )
     try:
-        with _quiet():
+        with quiet_loading():
             model, report = loader.from_pretrained(
                 folder,
                 use_safetensors=True,
@@ -305,7 +305,7 @@ def _load_weights(loader: Any, folder: Path, source: str) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Without transformers' own bar and its list of unused weights: a joint model's other tower is no news."""
     from transformers.utils import logging
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tmcr.assessor import Assessor
+from tmcr.datasets.leakage import check_unseen
 from tmcr.datasets.manifest import Manifest
-from tmcr.errors import DataError
+from tmcr.datasets.selection import REGION
+from tmcr.errors import DataError, ImageError
+from tmcr.images import content_hash
 from tmcr.metrics import Report, evaluate
+from tmcr.streaming import ordered_map
 
 Floats = NDArray[np.float64]
 
@@ -27,6 +32,7 @@ class Evaluation:
         predicted, true: (n,) mean ratings on 1..10.
         train_scores: mean ratings of the data's training part, or None.
         errors: photo → why it could not be read; such photos count nowhere.
+        seen: how many of the photos the model has learnt from. With any, no number here is to be quoted.
     """
 
     report: Report
@@ -35,6 +41,7 @@ class Evaluation:
     true: Floats
     train_scores: Floats | None = None
     errors: dict[str, str] = field(default_factory=dict)
+    seen: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -42,6 +49,7 @@ class Evaluation:
             **self.report.to_dict(),
             "kinds": {name: report.to_dict() for name, report in self.kinds.items()},
             "errors": self.errors,
+            "seen_in_training": self.seen,
         }
 
 
@@ -52,21 +60,26 @@ def evaluate_assessor(
     *,
     resamples: int = 1000,
     seed: int = 0,
+    allow_leakage: bool = False,
     watch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Score a part of the manifest and compare with its ratings; photos that cannot be read are left out.
 
     Args:
+        allow_leakage: test on photos that the model has learnt from all the same; `seen` then says how many. Parts
+            other than "test" are never refused: whoever names one knows.
         watch: called after each photo.
 
     Raises:
         DataError: the part is empty, or none of its photos can be read.
+        LeakageError: the model has learnt from photos of the test part.
     """
     if part not in manifest.splits:
         raise DataError(
             f"{manifest.description}: no photo is marked {part!r}; there are {', '.join(sorted(set(manifest.splits)))}"
         )
     photos = manifest.part(part)
+    seen = _seen(assessor, photos, allow=allow_leakage or part != "test")
     readable: list[int] = []
     rows: list[tuple[float, ...]] = []
     kind_of: list[str] = []
@@ -87,6 +100,7 @@ def evaluate_assessor(
     photos = photos.take(readable)
     distributions, values, kinds = np.array(rows), np.array(score_values), np.array(kind_of)
     train_scores = manifest.part("train").scores if "train" in manifest.splits and part != "train" else None
+    regions = photos.attributes.get(REGION) if part == "test" else None
 
     def report(chosen: NDArray[np.bool_], resamples: int) -> Report:
         return evaluate(
@@ -95,6 +109,7 @@ def evaluate_assessor(
             values,
             true_values=photos.score_values,
             train_scores=train_scores,
+            regions=regions[chosen] if regions is not None else None,
             resamples=resamples,
             seed=seed,
             groups=[photos.groups[row] for row in np.flatnonzero(chosen)] if photos.groups else None,
@@ -107,4 +122,23 @@ def evaluate_assessor(
         true=photos.scores,
         train_scores=train_scores,
         errors=errors,
+        seen=seen,
     )
+
+
+def _seen(assessor: Assessor, photos: Manifest, *, allow: bool) -> int:
+    """How many of the photos the model has learnt from, by their ids and, where it knows, their contents."""
+    learnt, trained_on = assessor.model.learnt, str(assessor.model.training.get("source", ""))
+    by_id = check_unseen(photos, [None] * len(photos), learnt, trained_on, allow=allow)  # before any file is read
+    if learnt is None:
+        return by_id
+    workers = assessor.hardware.photo_workers
+    contents = list(ordered_map(_content, photos.paths, workers=workers, ahead=8 * max(1, workers)))
+    return check_unseen(photos, contents, learnt, trained_on, allow=allow)
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return content_hash(path)
+    except ImageError:  # told, with its reason, when the photo is scored
+        return None

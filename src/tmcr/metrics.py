@@ -330,6 +330,7 @@ def evaluate(
     *,
     true_values: ArrayLike | None = None,
     train_scores: ArrayLike | None = None,
+    regions: Sequence[str] | NDArray[np.str_] | None = None,
     resamples: int = 1000,
     seed: int = 0,
     groups: Sequence[str] | None = None,
@@ -339,7 +340,8 @@ def evaluate(
 
     `true_values` (K,) are the scores of the true distributions (N, K) where they differ from the
     predicted ones'; the predictions are then moved to them for EMD (`on_axis`). With `train_scores`,
-    the mean ratings of the training photos, the error is also told by region (`regions_by_density`).
+    the mean ratings of the training photos, the error is also told by region (`regions_by_density`); `regions` (N,)
+    are used instead where a published list says them.
     Every metric gets a bootstrap interval (`bootstrap`), over `groups` where they are given, unless it
     is undefined or there are too few photos for one, or `resamples` is 0.
 
@@ -375,7 +377,9 @@ def evaluate(
         with contextlib.suppress(MetricError):
             intervals[name] = bootstrap(metric, *arrays, n=resamples, seed=seed, groups=groups, level=level)
     tail = None
-    if train_scores is not None:
+    if regions is not None:
+        tail = long_tail(scores, true_scores, regions)
+    elif train_scores is not None:
         tail = long_tail(scores, true_scores, regions_by_density(train_scores, true_scores))
     return Report(
         n=len(true),

@@ -6,6 +6,7 @@ model.safetensors          head.*, encoder.*, similarity_mean, similarity_std, t
 text_features.safetensors  embeddings of the tags under the image–text encoder
 embeddings.safetensors     mean and covariance of the training photos' embeddings
 clusters.safetensors       centroids and, for each cluster, the score quantiles of its training photos
+training_photos.safetensors  8-byte hashes of the photos it has learnt from, so that it is not tested on them
 tags/                      the two libraries
 image_text/                the image–text encoder itself, where it is not fetched by id
 README.md                  model card
@@ -28,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tmcr.datasets.leakage import Learnt
 from tmcr.encoders import ImageEncoder, image_encoder_from_config
 from tmcr.errors import ModelError
 from tmcr.network import HeadConfig, PredictionHead
@@ -36,6 +38,7 @@ from tmcr.tags import TagLibraries
 
 FORMAT = 1
 EMBEDDINGS = "embeddings.safetensors"
+TRAINING_PHOTOS = "training_photos.safetensors"
 _ENCODER_FILES = (".json", ".safetensors", ".txt", ".model")
 STARTER = Path(__file__).parent / "models" / "starter"
 
@@ -92,6 +95,7 @@ class TrainedModel:
     # (M+N,) standardised similarity from which on a tag may be shown (infinite: never); shown tags are ranked by
     # how far they clear it. None shows the best ones by standardised similarity alone.
     tag_minimum: Tensor | None = None
+    learnt: Learnt | None = None  # which photos it has learnt from; changes no verdict
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     hash: str = ""
@@ -137,6 +141,8 @@ def save_model(
         part / "clusters.safetensors",
         dtype,
     )
+    if model.learnt is not None:
+        model.learnt.save(part / TRAINING_PHOTOS)
     model.libraries.save(part / "tags")
     source = model.image_text.source
     if image_text_folder is not None:
@@ -230,6 +236,7 @@ def load_model(folder: Path) -> TrainedModel:
             tag_minimum=tensors["tag_minimum"].float() if "tag_minimum" in tensors else None,
             embedding_mean=moments.get("mean"),
             embedding_covariance=moments.get("covariance"),
+            learnt=Learnt.load(folder / TRAINING_PHOTOS) if (folder / TRAINING_PHOTOS).is_file() else None,
             training=config["training"],
             metrics=config["metrics"],
             hash=content_hash_of(folder),

@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tmcr.encoders import ImageEncoder, ImageTextEncoder, _quiet
+from tmcr.encoders import ImageEncoder, ImageTextEncoder, quiet_loading
 from tmcr.errors import ConfigError, ModelError, TagError
 from tmcr.hardware import Hardware
 from tmcr.matching import match, similarity_moments, text_matrix
@@ -141,7 +141,7 @@ def convert_encoder(tensors: Mapping[str, Tensor]) -> ImageEncoder:
         state = dict(_swin_state(tensors, values["window_size"]))
         config = SwinConfig(**values)
         loader: Any = SwinModel.from_pretrained
-        with _quiet():
+        with quiet_loading():
             tower, report = loader(None, config=config, state_dict=state, output_loading_info=True, dtype=torch.float32)
     except (KeyError, ValueError, IndexError, RuntimeError, TypeError) as error:
         raise ModelError(f"the checkpoint's AL.* is no Swin Transformer of torchvision ({error})") from None

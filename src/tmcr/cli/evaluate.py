@@ -20,6 +20,9 @@ def evaluate(
     ] = None,
     device: Device = "auto",
     offline: Offline = False,
+    allow_leakage: Annotated[
+        bool, typer.Option("--allow-leakage", help="Test although the model has learnt from some of the photos.")
+    ] = False,
 ) -> None:
     """All metrics of a model on rated photos, with 95 % intervals, by rarity of the score and by kind of photo.
 
@@ -41,7 +44,7 @@ def evaluate(
     manifest = load_manifest(data)
     assessor = load(model, device=device, offline=offline)
     with progress("scoring", manifest.splits.count(part)) as bar:
-        evaluation = evaluate_assessor(assessor, manifest, part, watch=bar.advance)
+        evaluation = evaluate_assessor(assessor, manifest, part, allow_leakage=allow_leakage, watch=bar.advance)
     console = make_console()
     title = f"{assessor.name} on {manifest.description}; part {part}"
     console.print(title, highlight=False)

@@ -41,6 +41,10 @@ def print_evaluation(evaluation: Evaluation, title: str, console: Console) -> No
             table.add_row(escape(kind), str(report.n), *[_cell(report, name) for name in _KIND_METRICS])
         console.print()
         console.print(table)
+    if evaluation.seen:
+        console.print(
+            f"[red]the model has learnt from {evaluation.seen:,} of these photos: quote none of these numbers[/]"
+        )
     if evaluation.errors:
         name, reason = next(iter(evaluation.errors.items()))
         console.print(f"{len(evaluation.errors)} photos could not be read, e.g. {escape(name)}: {escape(reason)}")

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tmcr.datasets import load_manifest
-from tmcr.datasets.leakage import check_leakage
+from tmcr.datasets.leakage import Learnt, check_leakage
 from tmcr.datasets.manifest import Manifest
 from tmcr.datasets.splits import carve_validation
 from tmcr.encoders import ImageEncoder, ImageTextEncoder, load_image_encoder, load_image_text_encoder
@@ -406,8 +406,10 @@ class Run:
             embedding_mean=mean,
             embedding_covariance=covariance,
             score_values=torch.from_numpy(self.manifest.score_values).float(),
+            learnt=Learnt.from_manifest(self.manifest, self.matched.hashes),
             training={
                 "data": self.config.data,
+                "source": self.manifest.source,
                 "description": self.manifest.description,
                 "photos": {part: len(self.part(part)) for part in ("train", "val", "test")},
                 "unreadable": len(self.matched.errors),
