@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hostile_photos import scene, write_hostile_photos
 from rated_photos import write_rated_photos
+from typer.main import get_command
 
-from tmcr.cli.main import run
+from tmcr.cli.main import app, run
 from tmcr.results import read_results
 
 TMCR = [sys.executable, "-c", "from tmcr.cli.main import run; run()"]
@@ -153,14 +156,34 @@ def test_unknown_options_and_commands_exit_with_2(tmcr: Command) -> None:
         assert "Traceback" not in err
 
 
-def test_every_command_has_help_with_an_example(tmcr: Command) -> None:
-    code, out, _ = tmcr("--help")
-    assert code == 0
-    for name in ("score", "explain", "train", "evaluate", "ablate", "demo"):
-        assert name in out
-        code, text, _ = tmcr(name, "--help")
+def commands(group: Any, *before: str) -> Iterator[tuple[str, ...]]:
+    """Every command that can be typed: ("score",), …, ("data", "check"), …"""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *before, name)
+        else:
+            yield (*before, name)
+
+
+COMMANDS = list(commands(get_command(app)))
+
+
+def test_the_list_of_commands_shows_them_all(tmcr: Command) -> None:
+    assert {("score",), ("reproduce",), ("data", "check"), ("tags", "build")} <= set(COMMANDS)
+    for group in sorted({path[:-1] for path in COMMANDS}):
+        code, out, _ = tmcr(*group, "--help")
         assert code == 0
-        assert f"tmcr {name}" in text.split("Example", 1)[1]
+        for path in COMMANDS:
+            if path[: len(group)] == group:
+                assert re.search(rf"^\W*{path[len(group)]}\b", out, re.MULTILINE), path
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(command: tuple[str, ...], tmcr: Command) -> None:
+    code, text, _ = tmcr(*command, "--help")
+    assert code == 0
+    if command != ("doctor",):  # takes nothing
+        assert f"tmcr {' '.join(command)} " in text.split("Example", 1)[1]
 
 
 def test_doctor_finds_the_installation_healthy(tmcr: Command) -> None:

@@ -13,15 +13,11 @@ With --check nothing is written, and a table that is not what the comments give 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
-from tmcr.tags.check import broken_rules
+from tmcr.tags.check import broken_rules, count_tags, with_frequencies
 from tmcr.tags.comments import read_comments
 from tmcr.tags.library import DATA_FOLDER, TagLibraries, read_table
-from tmcr.tags.words import analyse, lemmas, tokens
 
 
 def main() -> None:
@@ -37,40 +33,13 @@ def main() -> None:
     if problems:
         raise SystemExit("\n".join(problems))
 
-    found = comments_with(libraries.names, (comment.text for comment in read_comments(options.comments)))
+    found = count_tags(libraries, read_comments(options.comments))
     stale = [tag for tag, known in zip(libraries.names, libraries.frequencies, strict=True) if found[tag] != known]
     never = sum(not found[tag] for tag in libraries.names)
     print(f"{len(libraries.names):,} tags, {never:,} never occur, {len(stale):,} frequencies differ from the tables")
     if options.check:
         raise SystemExit(1 if stale else 0)
-    semantic, attribute = (
-        replace(library, frequencies=tuple(found[tag] for tag in library.tags))
-        for library in (libraries.semantic, libraries.attribute)
-    )
-    TagLibraries(semantic, attribute).save(options.tags)
-
-
-def comments_with(tags: Iterable[str], comments: Iterable[str]) -> Counter[str]:
-    """How many of the comments hold each tag."""
-    tag_of = {lemmas(tag): tag for tag in tags}
-    longest = max(map(len, tag_of))
-    starts = {phrase[0] for phrase in tag_of}
-    found: Counter[str] = Counter()
-    for comment in comments:
-        words = [(analyse(token.text).lemma, token.joined) for token in tokens(comment)]
-        held = set()
-        for start, (first, _) in enumerate(words):
-            if first not in starts:
-                continue
-            phrase: tuple[str, ...] = ()
-            for lemma, joined in words[start : start + longest]:
-                if phrase and not joined:
-                    break
-                phrase += (lemma,)
-                if phrase in tag_of:
-                    held.add(tag_of[phrase])
-        found.update(held)
-    return found
+    with_frequencies(libraries, found).save(options.tags)
 
 
 def rows_without_tag(libraries: TagLibraries, folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ QUANTILES = 101
 SMALLEST_CLUSTER = 10  # photos per cluster on average, at least; K is lowered to this on small sets
 AUTO_CANDIDATES = (3, 5, 8, 10, 15, 20, 30)
 _SILHOUETTE_SAMPLE = 2000
+_BLOCK = 4096  # photos
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,22 @@ def assign(similarities: NDArray[np.float32], centroids: NDArray[np.float32]) ->
 def characteristic_tags(
     similarities: NDArray[np.float32], labels: NDArray[np.int64], tags: Sequence[str], *, top: int = 3
 ) -> list[list[str]]:
-    """For each cluster the tags whose similarity lies furthest above that of all photos, in standard deviations."""
-    spread = similarities.std(0)
-    z = (similarities - similarities.mean(0)) / np.where(spread > 1e-9, spread, 1)
-    means = [z[labels == cluster].mean(0) for cluster in range(labels.max() + 1)]
-    return [[tags[i] for i in np.argsort(-mean, kind="stable")[:top]] for mean in means]
+    """For each cluster the tags whose similarity lies furthest above that of all photos, in standard deviations.
+
+    Similarities are gone through block by block: a second array of AVA's size is not to be had on every machine.
+    """
+    clusters = int(labels.max()) + 1
+    sums, squares = np.zeros((clusters, similarities.shape[1])), np.zeros(similarities.shape[1])
+    origin = similarities[0].astype(np.float64)  # differences from any photo keep the squares free of cancellation
+    for start in range(0, len(similarities), _BLOCK):
+        part = similarities[start : start + _BLOCK] - origin
+        members = np.arange(clusters)[:, None] == labels[start : start + _BLOCK]
+        sums += members.astype(np.float64) @ part
+        squares += (part**2).sum(0)
+    mean = sums.sum(0) / len(similarities)
+    spread = np.sqrt(np.maximum(squares / len(similarities) - mean**2, 0))
+    z = (sums / np.bincount(labels)[:, None] - mean) / np.where(spread > 1e-9, spread, 1)
+    return [[tags[i] for i in np.argsort(-row, kind="stable")[:top]] for row in z]
 
 
 def score_quantiles(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
