@@ -1,1 +1,1 @@
-"""Speed measurements, and the plain loops that tests and timings compare with."""
+"""Measurements of speed and memory (`python -m benchmarks`), and plain loops for tests and timings to compare with."""

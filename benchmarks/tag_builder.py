@@ -13,10 +13,12 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.record import Result
 from tmcr.tags import TagLibraries
 from tmcr.tags.building.clean import clean
 from tmcr.tags.building.count import count_phrases, write_counts
@@ -55,14 +57,58 @@ def _sentences(words: list[str]) -> str:
     return " ".join(" ".join(words[i : i + 9]).capitalize() + "." for i in range(0, len(words), 9))
 
 
-def cpu_seconds() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+def measure(quick: bool) -> Iterator[Result]:
+    count, workers = (5_000, 2) if quick else (100_000, 2)
+    steps = list(build(count, workers=workers, seed=0))
+    seconds = sum(step.seconds for step in steps)
+    own, child = peak_mib()
+    yield Result(
+        "clean, count, propose", value=count / seconds, unit="comments/s", photos=count, threads=workers,
+        device="cpu",
+        note="made-up comments of 40 words; " + ", ".join(f"{each.name} {each.seconds:.1f} s" for each in steps)
+        + f"; peak {own:.0f} MiB, largest worker {child:.0f} MiB",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the builder: how long it took, and what it says of itself."""
+
+    name: str
+    seconds: float
+    told: str
+
+
+def build(count: int, *, workers: int, seed: int) -> Iterator[Step]:
+    """Clean and count `count` generated comments and propose tags, step by step; writing them is not timed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        comments = folder / "comments.txt"
+        with comments.open("w", encoding="utf-8") as file:
+            for _, text in zip(range(count), generated(count, seed), strict=False):
+                file.write(text + "\n")
+
+        started = time.monotonic()
+        reading = Reading()
+        done = clean(read_comments([comments], reading=reading), folder / "clean.txt", workers=workers)
+        yield Step("clean", time.monotonic() - started, f"{'; '.join(reading.lines())}; {done.repeated:,} repeated")
+
+        started = time.monotonic()
+        with (folder / "clean.txt").open(encoding="utf-8") as file:
+            counter, words = count_phrases(file, workers=workers)
+        summary = write_counts(counter, words, folder / "counts.tsv", least=20)
+        yield Step("count", time.monotonic() - started, f"{summary}, {len(counter):,} in memory at the end")
+
+        started = time.monotonic()
+        counts = {row["phrase"]: int(row["count"]) for row in read_table(folder / "counts.tsv", ("phrase", "count"))}
+        found = propose(counts, words, least=60)
+        yield Step("propose", time.monotonic() - started, f"{len(found):,} candidates")
 
 
 def peak_mib() -> tuple[float, float]:
     """Largest resident memory so far: of this process, and of its largest finished child."""
-    return tuple(resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, child = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own, child
 
 
 def main() -> None:
@@ -71,32 +117,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        comments = folder / "comments.txt"
-        with comments.open("w", encoding="utf-8") as file:
-            for _, text in zip(range(options.comments), generated(options.comments, options.seed), strict=False):
-                file.write(text + "\n")
-        print(f"{options.comments:,} comments, {comments.stat().st_size / 2**20:.0f} MiB, {options.workers} workers")
-
-        started, cpu = time.monotonic(), cpu_seconds()
-        reading = Reading()
-        done = clean(read_comments([comments], reading=reading), folder / "clean.txt", workers=options.workers)
-        print(f"clean    {time.monotonic() - started:6.1f} s  {'; '.join(reading.lines())}; {done.repeated:,} repeated")
-
-        started = time.monotonic()
-        with (folder / "clean.txt").open(encoding="utf-8") as file:
-            counter, words = count_phrases(file, workers=options.workers)
-        summary = write_counts(counter, words, folder / "counts.tsv", least=20)
-        print(f"count    {time.monotonic() - started:6.1f} s  {summary}, {len(counter):,} in memory at the end")
-
-        started = time.monotonic()
-        counts = {row["phrase"]: int(row["count"]) for row in read_table(folder / "counts.tsv", ("phrase", "count"))}
-        found = propose(counts, words, least=60)
-        print(f"propose  {time.monotonic() - started:6.1f} s  {len(found):,} candidates")
-        own, child = peak_mib()
-        print(f"CPU      {cpu_seconds() - cpu:6.1f} s of all processes")
-        print(f"peak memory {own:.0f} MiB, largest worker {child:.0f} MiB")
+    print(f"{options.comments:,} comments, {options.workers} workers")
+    for step in build(options.comments, workers=options.workers, seed=options.seed):
+        print(f"{step.name:8s} {step.seconds:6.1f} s  {step.told}", flush=True)
+    own, child = peak_mib()
+    print(f"peak memory {own:.0f} MiB, largest worker {child:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -6,50 +6,67 @@ python -m benchmarks.traversal --levels 7 --photos 9 --width 1024
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from benchmarks.plain import traversal_official, traversal_paper
+from benchmarks.record import Result, result
+from benchmarks.timing import alternated
 from tmcr.losses import traversal_loss
 
+TEMPERATURE = 0.07
+STEPS = 20  # fast passes that are timed together
 
-def seconds(step: Callable[[], Tensor], *, repeats: int) -> tuple[float, float]:
-    """Best time of `repeats` forward and backward passes, and the loss."""
-    best, loss = float("inf"), torch.tensor(0.0)
-    for _ in range(repeats):
-        start = time.perf_counter()
-        loss = step()
-        loss.backward()
-        best = min(best, time.perf_counter() - start)
-    return best, float(loss.detach())
+
+def measure(quick: bool) -> Iterator[Result]:
+    rounds = 1 if quick else 3
+    yield from compared(levels=4 if quick else 7, photos=4 if quick else 9, width=1024, seed=0, rounds=rounds)
+
+
+def compared(*, levels: int, photos: int, width: int, seed: int, rounds: int) -> Iterator[Result]:
+    """Milliseconds of a pass by either form of the loss, and how many times as long the loops take."""
+    generator = torch.Generator().manual_seed(seed)
+    raw = torch.randn(levels * photos, width, generator=generator, dtype=torch.float64)
+    features = torch.nn.functional.normalize(raw, dim=1).float().requires_grad_()
+    labels = torch.arange(levels).repeat_interleave(photos)
+    losses: dict[str, float] = {}
+
+    def passes(name: str, loss: Callable[[], Tensor], times: int) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(times):
+                value = loss()
+                value.backward()
+                losses[name] = float(value.detach())
+
+        return run
+
+    for form, plain in (("paper", traversal_paper), ("official", traversal_official)):
+        ways = {
+            "loops": passes("loops", lambda plain=plain: plain(features, labels, TEMPERATURE), 1),  # type: ignore[misc]
+            "fast": passes("fast", lambda form=form: traversal_loss(features, labels, form=form), STEPS),  # type: ignore[misc]
+        }
+        seconds = alternated(ways, rounds=rounds)
+        fast = seconds["fast"].map(lambda each: each / STEPS)
+        yield result(
+            f"{form} form", fast.map(lambda each: each * 1e3), "ms", ratio=seconds["loops"].over(fast),
+            to="plain loops (their seconds divided by ours)", photos=levels * photos, threads=torch.get_num_threads(),
+            note=f"{levels} levels × {photos} photos × {width}, forward and backward; losses {losses['fast']:.4f} and "
+            f"{losses['loops']:.4f}",
+        )  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--levels", type=int, default=7)
     parser.add_argument("--photos", type=int, default=9, help="photos of each level")
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
-
-    generator = torch.Generator().manual_seed(options.seed)
-    raw = torch.randn(options.levels * options.photos, options.width, generator=generator, dtype=torch.float64)
-    features = torch.nn.functional.normalize(raw, dim=1).float().requires_grad_()
-    levels = torch.arange(options.levels).repeat_interleave(options.photos)
-    print(
-        f"{options.levels} levels × {options.photos} photos × {options.width}, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, seed {options.seed}"
-    )
-    for form, plain in (("paper", traversal_paper), ("official", traversal_official)):
-        fast, loss = seconds(lambda form=form: traversal_loss(features, levels, form=form), repeats=20)  # type: ignore[misc]
-        slow, expected = seconds(lambda plain=plain: plain(features, levels, 0.07), repeats=1)  # type: ignore[misc]
-        print(
-            f"{form:>9}: loops {slow * 1e3:9.1f} ms   vectorised {fast * 1e3:6.2f} ms   ratio {slow / fast:7.0f}   "
-            f"losses {expected:.4f} and {loss:.4f}"
-        )
+    for each in compared(**vars(options)):
+        print(f"{each.name}: {each.value:.2f} {each.unit}, loops take {each.ratio:.0f} times as long; {each.note}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,129 @@
+"""Encoding in bf16, in int8, by ONNX Runtime, by OpenVINO and by torch.compile, against fp32 in eager torch.
+
+Photos per second of both encoders over pixels that are ready, and the largest change of a score.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.models import device_name, encode, large_assessor, scores
+from benchmarks.photos import SMALL, origin, write_photos
+from benchmarks.record import Result, Skipped, result
+from benchmarks.timing import alternated
+from tmcr.assessor import Assessor, load
+from tmcr.backends import OnnxBackend, OpenVinoBackend
+from tmcr.errors import TmcrError
+from tmcr.export import LEVEL_PIXELS, TAG_PIXELS, export_onnx
+from tmcr.hardware import Hardware
+from tmcr.preparation import Prepared
+from tmcr.quantization import quantize_onnx
+
+BATCH = 16
+EXACT = "fp32 eager"  # what the others are held against
+CALIBRATION = 64  # photos, none of them measured
+
+
+def measure(quick: bool) -> Iterator[Result]:
+    yield from bundled(count=32 if quick else 128, rounds=2 if quick else 7, calibration=16 if quick else CALIBRATION)
+    yield large(count=1 if quick else 2, rounds=1 if quick else 3)
+
+
+def bundled(*, count: int, rounds: int, calibration: int) -> Iterator[Result]:
+    """The bundled model by every way that this machine has."""
+    assessor = load("starter", precision="fp32")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = write_photos(folder / "photos", count + calibration, SMALL)
+        prepared = [assessor.prepare(path) for path in files]
+        prepared, held_back = prepared[:count], prepared[count:]
+        ways: dict[str, Assessor] = {}
+        for way, build in _builders(assessor, folder, held_back).items():
+            try:
+                ways[way] = build()
+                encode(ways[way], prepared[:BATCH], BATCH)
+            except (Skipped, TmcrError, RuntimeError) as why:
+                ways.pop(way, None)
+                yield Result(f"{way}", note=f"skipped: {str(why).splitlines()[0][:160]}")
+        steps = {way: lambda each=each: encode(each, prepared, BATCH) for way, each in ways.items()}
+        seconds = alternated(steps, rounds=rounds)
+        exact = np.array(scores(assessor, prepared, BATCH))
+        for way, each in ways.items():
+            rate = seconds[way].rate(count)
+            change = np.abs(np.array(scores(each, prepared, BATCH)) - exact)
+            ratio = rate.over(seconds[EXACT].rate(count)) if way != EXACT else None
+            yield result(
+                way, rate, "photos/s", ratio=ratio, to=EXACT if ratio else "", photos=count,
+                threads=torch.get_num_threads(), device=device_name(each),
+                note=f"bundled model, {origin()}, batches of {BATCH}; max |Δscore| {change.max():.2g}",
+            )  # fmt: skip
+
+
+def _builders(assessor: Assessor, folder: Path, held_back: Sequence[Prepared]) -> dict[str, Callable[[], Assessor]]:
+    exact, small = folder / "exact.onnx", folder / "int8.onnx"
+
+    def exported() -> Path:
+        if not exact.exists():
+            export_onnx(assessor.model, assessor.image_text.image_tower, exact)
+        return exact
+
+    def quantised() -> Path:
+        if not small.exists():
+            quantize_onnx(exported(), small, _batches(held_back))
+        return small
+
+    def by(backend: type[OnnxBackend] | type[OpenVinoBackend], file: Callable[[], Path]) -> Callable[[], Assessor]:
+        def build() -> Assessor:
+            if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
+                raise Skipped(f"{missing[0]} is not installed")
+            on_cpu = Hardware(torch.device("cpu"), bf16=False, photo_workers=assessor.hardware.photo_workers)
+            return Assessor(
+                assessor.model, assessor.image_text, on_cpu, backend=backend(assessor.model, file(), on_cpu)
+            )
+
+        return build
+
+    return {
+        EXACT: lambda: assessor,
+        "bf16": lambda: load("starter", precision="bf16"),
+        "torch.compile": lambda: assessor.with_backend("compile"),
+        "ONNX Runtime": by(OnnxBackend, exported),
+        "ONNX Runtime int8": by(OnnxBackend, quantised),
+        "OpenVINO": by(OpenVinoBackend, exported),
+        "OpenVINO int8": by(OpenVinoBackend, quantised),
+    }
+
+
+def large(*, count: int, rounds: int) -> Result:
+    """bf16 where it should pay: large transformers. Weights are random, so its effect on scores says nothing."""
+    with tempfile.TemporaryDirectory() as name:
+        files = write_photos(Path(name), count, SMALL)
+        exact = large_assessor()
+        prepared = [exact.prepare(path) for path in files]
+    hardware = Hardware(exact.hardware.device, bf16=True, photo_workers=exact.hardware.photo_workers)
+    half = Assessor(exact.model, exact.image_text, hardware)
+    batch = min(4, count)
+    ways = {"fp32": lambda: encode(exact, prepared, batch), "bf16": lambda: encode(half, prepared, batch)}
+    seconds = alternated(ways, rounds=rounds)
+    rate = seconds["bf16"].rate(count)
+    return result(
+        f"bf16, {exact.name}", rate, "photos/s", ratio=rate.over(seconds["fp32"].rate(count)),
+        to=EXACT, photos=count, threads=torch.get_num_threads(), device=device_name(exact),
+        note=f"random weights, batches of {batch}",
+    )  # fmt: skip
+
+
+def _batches(photos: Sequence[Prepared]) -> Iterator[dict[str, NDArray[np.float32]]]:
+    for start in range(0, len(photos), BATCH):
+        batch = photos[start : start + BATCH]
+        yield {
+            TAG_PIXELS: np.stack([each.for_tags for each in batch if each.for_tags is not None]),
+            LEVEL_PIXELS: np.stack([each.for_levels for each in batch if each.for_levels is not None]),
+        }

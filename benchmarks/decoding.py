@@ -1,0 +1,74 @@
+"""Decoding 12-megapixel JPEGs at a fraction of their size, against decoding them whole and resizing: time and effect.
+
+Seconds are those of one core's work. The effect is on the scores of the bundled model, over the same photos.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.models import scores
+from benchmarks.photos import LARGE, origin, write_photos
+from benchmarks.record import Result, result
+from benchmarks.timing import alternated, samples
+from tmcr.assessor import load
+from tmcr.images import decode
+from tmcr.metrics import srcc
+from tmcr.preprocess import PreprocessSpec, official_image_text
+
+BATCH = 16
+
+
+def measure(quick: bool) -> Iterator[Result]:
+    count = 4 if quick else 24
+    assessor = load("starter", device="cpu")
+    with tempfile.TemporaryDirectory() as name:
+        photos = write_photos(Path(name), count, LARGE)
+        megabytes = sum(path.stat().st_size for path in photos) / count / 1e6
+        for what, spec in (
+            ("bundled model, 128 pixels", assessor.model.image_text.preprocess),
+            ("ViT-L/14, 336 pixels", official_image_text(336)),
+        ):
+            yield timed(what, spec, photos[: 2 if quick else 8], rounds=2 if quick else 5, megabytes=megabytes)
+        fast = [assessor.prepare(path) for path in photos]
+        whole = [assessor.prepare(_whole(path)) for path in photos]
+    change = np.array(scores(assessor, fast, BATCH)) - np.array(scores(assessor, whole, BATCH))
+    agreement = srcc(np.array(scores(assessor, fast, BATCH)), np.array(scores(assessor, whole, BATCH)))
+    note = f"{origin()} enlarged, with grain; against decoding whole"
+    for kind, value, unit in (
+        ("mean |Δscore|", float(np.abs(change).mean()), "points"),
+        ("worst |Δscore|", float(np.abs(change).max()), "points"),
+        ("SRCC of the scores", float(agreement), ""),
+    ):
+        yield result(f"{kind}", samples([value]), unit, photos=count, threads=1, note=note)
+
+
+def timed(what: str, spec: PreprocessSpec, photos: list[Path], *, rounds: int, megabytes: float) -> Result:
+    """Photos per second and core, and the ratio to plain Pillow, resized alike."""
+
+    def fast() -> None:
+        for path in photos:
+            spec(decode(path, target_side=spec.target_side))
+
+    def plain() -> None:
+        for path in photos:
+            spec(_whole(path))
+
+    seconds = alternated({"fast": fast, "plain": plain}, rounds=rounds, clock=time.process_time)
+    rates = {way: taken.rate(len(photos)) for way, taken in seconds.items()}
+    return result(
+        f"{what}", rates["fast"], "photos/s and core", ratio=rates["fast"].over(rates["plain"]),
+        to="plain Pillow: all pixels decoded, then resized", goal="≥ 4", photos=len(photos), threads=1,
+        note=f"{LARGE[0]}×{LARGE[1]} JPEGs of {megabytes:.1f} MB, file to pixel values",
+    )  # fmt: skip
+
+
+def _whole(path: Path) -> Image.Image:
+    with Image.open(path) as file:
+        return file.convert("RGB")
