@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,21 @@ def test_an_image_encoder_is_rebuilt_from_plain_values(kind: str, tmp_path: Path
         torch.testing.assert_close(twin(pixels), encoder(pixels))
     assert twin.preprocess == encoder.preprocess
     assert twin.width == encoder.width
+
+
+def test_a_mirrored_encoder_takes_the_mean_of_the_photo_and_its_mirror_image(tmp_path: Path) -> None:
+    image = load_image_encoder(str(tiny_models.vision("resnet", tmp_path / "resnet"))).eval()
+    image_text = load_image_text_encoder(str(tiny_models.clip(tmp_path / "clip")))
+    with torch.no_grad():
+        plain, flipped = image(PIXELS), image(PIXELS.flip(3))
+        before = image_text.encode_images(PIXELS)
+        for encoder in (image, image_text):
+            encoder.preprocess = replace(encoder.preprocess, mirrored=True)
+        torch.testing.assert_close(image(PIXELS), (plain + flipped) / 2)
+        torch.testing.assert_close(image(PIXELS), image(PIXELS.flip(3)))
+        assert not torch.allclose(plain, flipped, atol=1e-5)
+        torch.testing.assert_close(image_text.encode_images(PIXELS), image_text.encode_images(PIXELS.flip(3)))
+        assert not torch.allclose(image_text.encode_images(PIXELS), before, atol=1e-5)
 
 
 def test_random_weights_follow_the_seed_and_are_not_the_pretrained_ones(tmp_path: Path) -> None:

@@ -81,7 +81,11 @@ def test_random_views_are_crops_of_the_resized_photo() -> None:
 
 
 def test_a_specification_survives_the_journey_through_json() -> None:
-    for spec in (PreprocessSpec(48, "letterbox", 50, "lanczos"), official_image(224), official_image_text(336)):
+    for spec in (
+        PreprocessSpec(48, "letterbox", 50, "lanczos", mirrored=True),
+        official_image(224),
+        official_image_text(336),
+    ):
         assert PreprocessSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 

@@ -57,10 +57,15 @@ class ClassNameEncoder(ImageTextEncoder):
 
     @torch.inference_mode()
     def encode_images(self, pixel_values: Tensor) -> Tensor:
+        probabilities = self._probabilities(pixel_values)
+        if self.preprocess.mirrored:
+            probabilities = (probabilities + self._probabilities(pixel_values.flip(3))) / 2
+        return normalize(probabilities @ self._names, dim=1)
+
+    def _probabilities(self, pixel_values: Tensor) -> Tensor:
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         logits = self._model(pixel_values=pixel_values).logits.float()
-        probabilities = (logits / TEMPERATURE).softmax(1)[:, 1:]  # class 0 is the background
-        return normalize(probabilities @ self._names, dim=1)
+        return (logits / TEMPERATURE).softmax(1)[:, 1:]  # class 0 is the background
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

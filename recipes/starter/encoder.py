@@ -70,7 +70,7 @@ def build_encoder(data: Path, out: Path, *, steps: int, text_steps: int, seed: i
         phrases,
         targets,
         about_looks,
-        work / f"text-{_stamp(phrases, targets, text_steps)}.pt",
+        work / f"text-{_stamp(phrases, targets, text_steps, (out / 'tokenizer.json').read_text())}.pt",
         steps=text_steps,
         seed=seed,
     )
@@ -93,9 +93,9 @@ def build_encoder(data: Path, out: Path, *, steps: int, text_steps: int, seed: i
     return measured
 
 
-def _stamp(phrases: list[str], targets: np.ndarray, steps: int) -> str:
-    """Changes with the phrases, where they belong, and how long they were practised."""
-    content = json.dumps([phrases, steps]).encode() + targets.astype("<f2").tobytes()
+def _stamp(phrases: list[str], targets: np.ndarray, steps: int, tokenizer: str) -> str:
+    """Changes with the phrases, where they belong, how they are cut, and how long they were practised."""
+    content = json.dumps([phrases, steps, tokenizer]).encode() + targets.astype("<f2").tobytes()
     return hashlib.sha256(content).hexdigest()[:12]
 
 

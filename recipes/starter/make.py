@@ -31,6 +31,8 @@ from tmcr.training.pipeline import Run, train
 PAIR_PHOTOS, PAIR_SIDE = 400, 400
 SETTINGS: dict[str, object] = {
     "encoders.storage": "float16",
+    "encoders.mirrored": True,
+    "encoders.image_crop_from": 1.0,  # both encoders see the whole frame, so that it is prepared once for both
     "cluster.k": 8,
     "rank.epochs": 2,
     "rank.learning_rate": 3e-5,

@@ -69,17 +69,27 @@ def resolve_source(source: str, *, revision: str | None = None, offline: bool = 
 
 
 class ImageTower(nn.Module):
-    """E_I of an image–text encoder: vision tower and projection, (B, 3, H, W) → (B, E), L2-normalised."""
+    """E_I of an image–text encoder: vision tower and projection, (B, 3, H, W) → (B, E), L2-normalised.
+
+    Attributes:
+        mirrored: take the mean over the photo and its mirror image.
+    """
 
     def __init__(self, vision_model: nn.Module, projection: nn.Module | None) -> None:
         super().__init__()
         self.vision_model, self.projection = vision_model, projection
+        self.mirrored = False
         self.layout = _best_layout(vision_model)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        pixel_values = pixel_values.contiguous(memory_format=self.layout)
-        pooled = self.vision_model(pixel_values=pixel_values).pooler_output.flatten(1)
+        pooled = self._pooled(pixel_values)
+        if self.mirrored:
+            pooled = (pooled + self._pooled(pixel_values.flip(3))) / 2
         return normalize(self.projection(pooled) if self.projection is not None else pooled, dim=1)
+
+    def _pooled(self, pixel_values: Tensor) -> Tensor:
+        pixel_values = pixel_values.contiguous(memory_format=self.layout)
+        return self.vision_model(pixel_values=pixel_values).pooler_output.flatten(1)
 
 
 class ImageTextEncoder:
@@ -104,6 +114,16 @@ class ImageTextEncoder:
         self.preprocess = preprocess
         self.dim = int(self.encode_texts(["photo"]).shape[1])
         self.logit_scale = float(model.logit_scale.exp())
+
+    @property
+    def preprocess(self) -> PreprocessSpec:
+        return self._preprocess
+
+    @preprocess.setter
+    def preprocess(self, preprocess: PreprocessSpec) -> None:
+        self._preprocess = preprocess
+        if hasattr(self, "image_tower"):  # an encoder of another kind mirrors by itself
+            self.image_tower.mirrored = preprocess.mirrored
 
     def to(self, device: torch.device) -> ImageTextEncoder:
         self._model.to(device)
@@ -205,7 +225,13 @@ class ImageEncoder(nn.Module):
         return {"model": self._model_config, "preprocess": self.preprocess.to_dict()}
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """F_level: pixel values (B, 3, H, W) → (B, W)."""
+        """F_level: pixel values (B, 3, H, W) → (B, W). In training, mirroring is left to the random views."""
+        feature = self._feature(pixel_values)
+        if self.preprocess.mirrored and not self.training:
+            feature = (feature + self._feature(pixel_values.flip(3))) / 2
+        return feature
+
+    def _feature(self, pixel_values: Tensor) -> Tensor:
         outputs = self.tower(pixel_values=pixel_values.contiguous(memory_format=self._layout))
         if self._model_config["model_type"] in _CLASS_TOKEN:
             return outputs.last_hidden_state[:, 0]

@@ -47,5 +47,7 @@ class Preparation:
             image = decode(photo, target_side=side, limits=self.limits)
         except ImageError as error:
             return Prepared(name, error=error)
-        for_levels = self.for_levels(image) if self.for_levels else None
-        return Prepared(name, image.size, self.for_tags(image), for_levels)
+        for_tags = self.for_tags(image)
+        if self.for_levels is None or self.for_levels == self.for_tags:
+            return Prepared(name, image.size, for_tags, for_tags if self.for_levels else None)
+        return Prepared(name, image.size, for_tags, self.for_levels(image))

@@ -36,6 +36,8 @@ class PreprocessSpec:
         resize_to: side before the centre crop; equal to `size` where nothing is cropped away on purpose.
         interpolation: how pixels are resampled.
         mean, std: for each channel, of values in 0..1.
+        mirrored: the encoder's feature is its mean over a photo and the photo's mirror image, so that left and
+            right change no verdict; costs a second pass.
     """
 
     size: int
@@ -44,6 +46,7 @@ class PreprocessSpec:
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         if self.resize_to == 0:
@@ -84,7 +87,9 @@ class PreprocessSpec:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values; what is rarely used is left out where it is not, so that older files read the same."""
+        values = asdict(self)
+        return values if self.mirrored else {key: value for key, value in values.items() if key != "mirrored"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PreprocessSpec:

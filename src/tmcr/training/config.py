@@ -30,6 +30,8 @@ class EncodersConfig(_Section):
     preprocessing: Literal["own", "official"] = "own"
     image_crop_from: float = Field(256 / 224, ge=1, le=2)  # training crops come from this many times the input size
     squash: bool = False  # keep the whole frame by squashing it, rather than cropping its centre
+    # Both encoders look at a photo and its mirror image and take the mean: twice the cost, no left or right.
+    mirrored: bool = False
     storage: Literal["float32", "float16"] = "float32"
 
 
