@@ -1,28 +1,44 @@
-"""Exported models: every backend answers as torch does, none is used with a model that it was not exported from."""
+"""Every backend answers as torch does, and none is used with a model that it was not exported from."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from hostile_photos import scene
 from rated_photos import write_rated_photos
+from test_starter import GOLDEN, pictures
 
 import tmcr
 import tmcr.images
 from tmcr.assessor import Assessor
-from tmcr.backends import default_export, open_backend
+from tmcr.backends import TOLERANCES, default_export, open_backend
+from tmcr.encoders import load_image_text_encoder
 from tmcr.errors import ConfigError, ModelError
-from tmcr.export import export_onnx
+from tmcr.export import LEVEL_PIXELS, TAG_PIXELS, export_onnx
+from tmcr.hardware import Hardware
+from tmcr.quantization import export_int8, quantize_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime")
-OTHERS = ["onnx", pytest.param("openvino", marks=pytest.mark.skipif(
-    __import__("importlib.util").util.find_spec("openvino") is None, reason="openvino is not installed"
-))]  # fmt: skip
+WITH_OPENVINO = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
+OTHERS = ["onnx", pytest.param("openvino", marks=WITH_OPENVINO)]
+WAYS = [
+    ("torch", "fp32"),
+    ("torch", "bf16"),
+    ("compile", "fp32"),
+    ("onnx", "fp32"),
+    ("onnx", "int8"),
+    pytest.param("openvino", "fp32", marks=WITH_OPENVINO),
+    pytest.param("openvino", "bf16", marks=WITH_OPENVINO),
+    pytest.param("openvino", "int8", marks=WITH_OPENVINO),
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +62,82 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+@pytest.fixture(scope="module")
+def small(reference: Assessor, exported: Path) -> Path:
+    """The exported file in 8 bits, calibrated on scenes, none of which it is tested on."""
+    prepared = [reference.prepare(scene(300, 240, seed=100 + number)) for number in range(16)]
+    pixels = {TAG_PIXELS: np.stack([photo.for_tags for photo in prepared])}
+    if reference.model.encoder is not None:
+        pixels[LEVEL_PIXELS] = np.stack([photo.for_levels for photo in prepared])
+    quantize_onnx(exported, exported.with_name("small.onnx"), iter([pixels]))
+    return exported.with_name("small.onnx")
+
+
+@pytest.fixture
+def captured_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile without the minutes of making code: the graph is captured, and run as it is."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, **_: compile_(module, backend="eager", dynamic=False))
+
+
+@pytest.mark.parametrize(("name", "arithmetic"), WAYS)
+def test_golden_scores(
+    name: str, arithmetic: str, reference: Assessor, exported: Path, small: Path, captured_only: None
+) -> None:
+    golden = json.loads(GOLDEN.read_text())
+    assert reference.model.hash == golden["model"], "another starter: record its scores (tests/test_starter.py)"
+    hardware = Hardware(torch.device("cpu"), bf16=arithmetic == "bf16", photo_workers=0)
+    file = small if arithmetic == "int8" else exported
+    backend = open_backend(name, reference.model, reference.image_text, hardware, file)
+    assert backend.arithmetic.split()[0] == arithmetic
+    assessor = Assessor(reference.model, reference.image_text, hardware, backend=backend)
+    verdicts = dict(zip(pictures(), assessor.assess_many(pictures().values()), strict=True))
+    expected = {name: verdict["score"] for name, verdict in golden["verdicts"].items()}
+    found = {name: verdicts[name].score for name in expected}
+    assert found == pytest.approx(expected, abs=TOLERANCES[arithmetic])
+    if arithmetic != "fp32":  # it is what it says: not fp32 in disguise
+        assert found != pytest.approx(expected, abs=1e-5)
+
+
+def test_a_compiled_backend_fills_smaller_batches_up(reference: Assessor, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def fake(module: torch.nn.Module, **options: object) -> Callable[[torch.Tensor], torch.Tensor]:
+        assert options == {"mode": "default", "dynamic": False}  # no CUDA graphs without a GPU
+        return lambda pixels: sizes.append(len(pixels)) or module(pixels)
+
+    monkeypatch.setattr(torch, "compile", fake)
+    compiled = reference.with_backend("compile")
+    photos = [scene(200, 160, seed=number) for number in range(7)]
+    found = list(compiled.assess_many(photos, batch_size=3))
+    assert sizes == [3, 3] * 3
+    assert [verdict.score for verdict in found] == pytest.approx(
+        [verdict.score for verdict in reference.assess_many(photos)], abs=1e-5
+    )
+    embeddings, _ = compiled.features([reference.prepare(photos[0])])
+    assert len(embeddings) == 1
+
+    def fails(module: torch.nn.Module, **options: object) -> Callable[[torch.Tensor], torch.Tensor]:
+        def call(pixels: torch.Tensor) -> torch.Tensor:
+            raise torch._dynamo.exc.TorchDynamoException("no compiler\nand many lines")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(ModelError, match=r"cannot be compiled here \(no compiler\); use the torch backend"):
+        reference.with_backend("compile").assess(photos[0])
+
+
+def test_transformers_attend_by_the_fused_kernel(tmp_path: Path) -> None:
+    encoder = load_image_text_encoder(str(tiny_models.clip(tmp_path / "clip")))
+    assert encoder.image_tower.vision_model.config._attn_implementation == "sdpa"
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_verdicts_are_those_of_torch(name: str, reference: Assessor, exported: Path, photos: list[Path]) -> None:
     other = reference.with_backend(name, exported)
     for size in (1, 4):  # the batch is free
-        for mine, theirs in zip(
-            reference.assess_many(photos), other.assess_many(photos, batch_size=size), strict=True
-        ):
+        for mine, theirs in zip(reference.assess_many(photos), other.assess_many(photos, batch_size=size), strict=True):
             assert theirs.score == pytest.approx(mine.score, abs=1e-4)
             assert theirs.distribution == pytest.approx(mine.distribution, abs=1e-5)
             assert theirs.encoder_contribution == pytest.approx(mine.encoder_contribution, abs=1e-3)
@@ -91,7 +176,7 @@ def test_a_file_of_another_model_or_of_nobody_is_refused(
     torch.onnx.export(torch.nn.ReLU(), (torch.zeros(1),), str(stranger), dynamo=True, verbose=False)
     with pytest.raises(ModelError, match="not written by"):
         reference.with_backend("onnx", stranger)
-    with pytest.raises(ConfigError, match="torch, onnx, openvino"):
+    with pytest.raises(ConfigError, match="torch, compile, onnx, openvino"):
         reference.with_backend("abacus")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
     with pytest.raises(ModelError, match=r"tmcr\[onnx\]"):
@@ -111,8 +196,6 @@ def test_without_a_file_the_model_is_exported_once(
 
 
 def test_eight_bits_are_kept_only_where_they_cost_little(reference: Assessor, tmp_path: Path) -> None:
-    from tmcr.quantization import export_int8
-
     ratings = write_rated_photos(tmp_path / "rated", photos=30)
     out = tmp_path / "small.onnx"
     kept = export_int8(reference, f"csv:{ratings}", out, photos=8, max_loss=2.0)

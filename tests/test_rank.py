@@ -16,6 +16,7 @@ from tmcr.hardware import pick_hardware
 from tmcr.training.config import RankConfig
 from tmcr.training.levels import BalancedBatches
 from tmcr.training.photos import PhotoViews
+from tmcr.training.processes import ALONE, Processes
 from tmcr.training.rank import rank
 from tmcr.training.stage import MetricsLog, Silent
 
@@ -27,10 +28,10 @@ class ToyEncoder(nn.Module):
 
     width = 8
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Dropout(0.3), nn.Linear(16, 8))
+        self.layers = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 8))
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.layers(pixels)
@@ -39,12 +40,15 @@ class ToyEncoder(nn.Module):
 class ToyViews:
     """Five numbers a photo, of which the first tells its level."""
 
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+
     def random(self, batches: list[np.ndarray], epoch: int, first: int = 0) -> Iterator[Tensor]:
         for step, batch in enumerate(batches[first:], start=first):
             rng = np.random.default_rng((epoch, step))
             pixels = rng.normal(0, 1, (len(batch), 5))
             pixels[:, 0] = LEVELS[batch] + rng.normal(0, 0.1, len(batch))
-            yield torch.from_numpy(pixels).float()
+            yield torch.from_numpy(pixels[self.processes.share(len(batch))]).float()
 
 
 class StoppedAfter(Silent):
@@ -57,13 +61,15 @@ class StoppedAfter(Silent):
             raise KeyboardInterrupt
 
 
-def run(folder: Path, progress: Silent, **settings: Any) -> tuple[ToyEncoder, float]:
+def run(
+    folder: Path, progress: Silent, *, processes: Processes = ALONE, dropout: float = 0.3, **settings: Any
+) -> tuple[ToyEncoder, float]:
     folder.mkdir(exist_ok=True)
-    encoder = ToyEncoder()
+    encoder = ToyEncoder(dropout)
     batches = BalancedBatches(np.zeros(len(LEVELS), dtype=np.int64), LEVELS, frequency=4, seed=0)
     loss = rank(
         cast(ImageEncoder, encoder),
-        cast(PhotoViews, ToyViews()),
+        cast(PhotoViews, ToyViews(processes)),
         batches,
         torch.from_numpy(LEVELS),
         torch.from_numpy(LEVELS + 1.5).float(),
@@ -72,7 +78,7 @@ def run(folder: Path, progress: Silent, **settings: Any) -> tuple[ToyEncoder, fl
         seed=0,
         checkpoint=folder / "checkpoint.pt",
         checkpoint_every=1,
-        log=MetricsLog(folder / "metrics.jsonl"),
+        log=MetricsLog(folder / "metrics.jsonl" if processes.first else None),
         progress=progress,
     )
     return encoder, loss

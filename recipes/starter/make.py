@@ -38,7 +38,8 @@ SETTINGS: dict[str, object] = {
     "rank.learning_rate": 3e-5,
     "fit.mode": "lp",
     "fit.hidden": 64,
-    "fit.pair_weight": 0.1,
+    "fit.pair_weight": 0.5,
+    "fit.pair_margin": 0.2,
     "fit.pair_batch": 96,
 }
 

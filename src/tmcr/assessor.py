@@ -13,9 +13,10 @@ from torch import Tensor
 
 from tmcr.assessment import Assessment, Cluster, Facet, Reason, Tag
 from tmcr.attribution import contributions
-from tmcr.backends import Backend, TorchBackend, open_backend
+from tmcr.backends import Backend, TorchBackend, encoding_of, open_backend
 from tmcr.encoders import ImageTextEncoder, load_image_text_encoder, resolve_source
 from tmcr.errors import ConfigError, ModelError
+from tmcr.features import Encoding
 from tmcr.hardware import Hardware, Precision, pick_hardware
 from tmcr.images import ImageLimits, Source
 from tmcr.matching import match, similarity_moments, text_matrix
@@ -76,7 +77,7 @@ class Assessor:
         self._similarity_mean = model.similarity_mean.to(device)
         self._similarity_std = model.similarity_std.to(device).clamp_min(1e-6)
         self._tag_minimum = model.tag_minimum.numpy() if model.tag_minimum is not None else None
-        self._facets = _members_by_facet(model.libraries)
+        self._facets, self._facet_of = _facets(model.libraries)
         self._own_tags = tuple(own_tags)
         if own_tags:
             if model.embedding_mean is None or model.embedding_covariance is None:
@@ -89,6 +90,10 @@ class Assessor:
     @property
     def name(self) -> str:
         return self.model.name
+
+    def encoding(self) -> Encoding:
+        """All that `features` depends on beside the photos."""
+        return encoding_of(self.model, self._backend.arithmetic)
 
     def with_backend(self, name: str, exported: Path | None = None) -> Assessor:
         """The same model with its encoders computed by another backend (see `tmcr.backends.open_backend`)."""
@@ -130,13 +135,20 @@ class Assessor:
         )
 
     def features(self, batch: Sequence[Prepared]) -> tuple[Tensor, Tensor | None]:
-        """Embeddings (B, E) and level features (B, W) of prepared photos, none with an error."""
+        """Embeddings (B, E) and level features (B, W) of prepared photos, none with an error.
+
+        They may be kept: `verdicts` makes the same of them at any time, also another model's that has the same
+        `encoding`.
+        """
         level_pixels = _stack([photo.for_levels for photo in batch]) if self.model.encoder is not None else None
         return self._backend(_stack([photo.for_tags for photo in batch]), level_pixels)
 
     @torch.inference_mode()
     def verdicts(self, batch: Sequence[Prepared], embeddings: Tensor, features: Tensor | None) -> list[Assessment]:
-        """Verdicts on prepared photos, none with an error, from what `features` made of them."""
+        """Verdicts on prepared photos, none with an error, from what `features` made of them.
+
+        Of a photo, only its name and size are asked for; its pixels may be gone.
+        """
         embeddings = embeddings.to(self.hardware.device)
         features = features.to(self.hardware.device) if features is not None else None
         similarities = match(embeddings, self._text)
@@ -214,7 +226,7 @@ class Assessor:
         confidence = z[start:end]
         if self._tag_minimum is not None:  # by how much a tag clears its own bar: a likelier tag has a lower one
             confidence = confidence - self._tag_minimum[start:end]
-        best = np.argsort(-confidence, kind="stable")[:TOP_TAGS]
+        best = _largest(confidence, TOP_TAGS)
         if self._tag_minimum is not None:
             best = best[confidence[best] >= 0]
         best = start + best
@@ -223,20 +235,25 @@ class Assessor:
 
     def _facet_shares(self, shares: NDArray[np.float64], z: NDArray[np.float32]) -> tuple[Facet, ...]:
         names = self.model.libraries.names
+        totals = np.bincount(self._facet_of, shares, len(self._facets))
         fitting = z > 0 if self._tag_minimum is None else z >= self._tag_minimum
-        facets = []
-        for (library, facet), members in self._facets.items():
-            total = float(shares[members].sum())
-            telling = members[(shares[members] * total > 0) & fitting[members]]
-            best = telling[np.argsort(-z[telling], kind="stable")[:TOP_FACET_TAGS]]
-            if total != 0:
-                facets.append(Facet(facet, library, total, tuple(names[i] for i in best)))
+        telling = np.flatnonzero(fitting & (shares * totals[self._facet_of] > 0))
+        tags: list[list[str]] = [[] for _ in self._facets]
+        for tag in telling[np.argsort(-z[telling], kind="stable")]:
+            named = tags[self._facet_of[tag]]
+            if len(named) < TOP_FACET_TAGS:
+                named.append(names[tag])
+        facets = [
+            Facet(facet, library, float(total), tuple(named))
+            for (library, facet), total, named in zip(self._facets, totals, tags, strict=True)
+            if total != 0
+        ]
         return tuple(sorted(facets, key=lambda facet: -abs(facet.contribution)))
 
     def _reasons(self, shares: NDArray[np.float64]) -> tuple[Reason, ...]:
         names, facets = self.model.libraries.names, self.model.libraries.facets
         n_semantic = self.model.libraries.n_semantic
-        largest = np.argsort(-np.abs(shares), kind="stable")[:TOP_REASONS]
+        largest = _largest(np.abs(shares), TOP_REASONS)
         return tuple(
             Reason(names[i], "semantic" if i < n_semantic else "attribute", float(shares[i]), facets[i])
             for i in largest
@@ -260,7 +277,7 @@ def load(
 
     Args:
         own_tags: further tags to compare photos with, for display and search; the score does not depend on them.
-        backend: what computes the encoders: "torch", "onnx" or "openvino".
+        backend: what computes the encoders: "torch", "compile", "onnx" or "openvino".
         exported: file that `tmcr export` wrote, for the other backends; by default they export the model once.
 
     Raises:
@@ -270,7 +287,7 @@ def load(
     if precision not in get_args(Precision):
         raise ConfigError(f"precision must be auto, fp32 or bf16, not {precision!r}")
     hardware = pick_hardware(device, cast(Precision, precision), workers)
-    folder = STARTER if str(model) == "starter" else resolve_source(str(model), revision=None, offline=offline)
+    folder = model_folder(model, offline=offline)
     trained = load_model(folder)
     source = trained.image_text.source
     encoder = load_image_text_encoder(
@@ -284,13 +301,33 @@ def load(
     )
 
 
-def _members_by_facet(libraries: TagLibraries) -> dict[tuple[str, str], NDArray[np.int64]]:
-    """Indices of the tags of each (library, facet); tags without a facet go by their library's name."""
-    members: dict[tuple[str, str], list[int]] = {}
+def model_folder(model: str | Path, *, offline: bool = False) -> Path:
+    """The local folder of a model: "starter", a folder, or a Hub id.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    return STARTER if str(model) == "starter" else resolve_source(str(model), offline=offline)
+
+
+def _facets(libraries: TagLibraries) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
+    """Each (library, facet) that occurs, and the place in that list (M+N,) of each tag's; tags without a facet go by
+    their library's name."""
+    keys = []
     for index, facet in enumerate(libraries.facets):
         library = "semantic" if index < libraries.n_semantic else "attribute"
-        members.setdefault((library, facet or f"other {library} tags"), []).append(index)
-    return {key: np.array(indices, dtype=np.int64) for key, indices in members.items()}
+        keys.append((library, facet or f"other {library} tags"))
+    facets = list(dict.fromkeys(keys))
+    place = {key: number for number, key in enumerate(facets)}
+    return facets, np.array([place[key] for key in keys], dtype=np.int64)
+
+
+def _largest(values: NDArray[np.floating], count: int) -> NDArray[np.int64]:
+    """Indices of the `count` largest values, the largest first; of equal ones, the first."""
+    if count >= len(values):
+        return np.argsort(-values, kind="stable")
+    candidates = np.flatnonzero(values >= np.partition(values, -count)[-count])  # sorting all would take longer
+    return candidates[np.argsort(-values[candidates], kind="stable")][:count]
 
 
 def _stack(arrays: list[NDArray[np.float32] | None]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What computes embeddings and level features from pixels: torch, ONNX Runtime or OpenVINO.
+"""What computes embeddings and level features from pixels: torch, compiled or not, ONNX Runtime or OpenVINO.
 
 Tag matching, the prediction head and the reasons cost little and are computed in torch whatever the backend, so
 that all of them explain alike.
@@ -6,8 +6,11 @@ that all of them explain alike.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,19 +18,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tmcr.encoders import ImageTextEncoder
+from tmcr.encoders import ImageEncoder, ImageTextEncoder
 from tmcr.errors import ConfigError, ModelError
 from tmcr.export import EMBEDDING, LEVEL_PIXELS, LEVELS, METADATA, TAG_PIXELS, export_info, export_onnx
+from tmcr.features import EncoderUse, Encoding
 from tmcr.hardware import Hardware
 from tmcr.modelfolder import TrainedModel
 
-BackendName = Literal["torch", "onnx", "openvino"]
+QUANTIZER = "onnx.quantize"  # what ONNX Runtime's quantiser signs its files with
+BackendName = Literal["torch", "compile", "onnx", "openvino"]
+# By how many score points each arithmetic may differ from torch in fp32, whatever the backend: tests hold the starter
+# to it on its golden pictures.
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.5}
 
 
 class Backend(Protocol):
-    """Encoders at work: pixels for both, (B, 3, H, W) on the CPU → embeddings (B, E), level features (B, W)."""
+    """Encoders at work: pixels for both, (B, 3, H, W) on the CPU → embeddings (B, E), level features (B, W).
+
+    Attributes:
+        name: one of `BackendName`.
+        arithmetic: "fp32", "bf16", or "int8" and the hash of the file; features of one kind may stand in for
+            each other.
+    """
 
     name: str
+    arithmetic: str
 
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]: ...
 
@@ -39,18 +54,65 @@ class TorchBackend:
 
     def __init__(self, model: TrainedModel, image_text: ImageTextEncoder, hardware: Hardware) -> None:
         self._hardware = hardware
+        self.arithmetic = _arithmetic(hardware)
         self._image_text = image_text.to(hardware.device)
         self._encoder = model.encoder.to(hardware.device).eval() if model.encoder is not None else None
 
     @torch.inference_mode()
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        device = self._hardware.device
         features = None
         with self._hardware.autocast():
-            embedded = self._image_text.encode_images(tag_pixels.to(device))
+            embedded = self._image_text.encode_images(self._on_device(tag_pixels))
             if self._encoder is not None and level_pixels is not None:
-                features = self._encoder(level_pixels.to(device)).float()
+                features = self._encoder(self._on_device(level_pixels)).float()
         return embedded.float(), features
+
+    def _on_device(self, pixels: Tensor) -> Tensor:
+        """The pixels on the device; a GPU fetches them from pinned memory while this thread goes on."""
+        if self._hardware.device.type == "cuda":
+            return pixels.pin_memory().to(self._hardware.device, non_blocking=True)
+        return pixels.to(self._hardware.device)
+
+
+class CompiledBackend(TorchBackend):
+    """Torch with both encoders compiled for this machine; on a GPU, replayed as CUDA graphs.
+
+    Compiling takes minutes on a CPU and is done for one batch size: smaller batches are filled up with zeros, which
+    changes nothing for the photos in them. It pays for many photos.
+    """
+
+    name = "compile"
+
+    def __init__(self, model: TrainedModel, image_text: ImageTextEncoder, hardware: Hardware) -> None:
+        super().__init__(model, image_text, hardware)
+        mode = "reduce-overhead" if hardware.device.type == "cuda" else "default"
+        self._batch = 0
+        compiled = partial(torch.compile, mode=mode, dynamic=False)
+        self._tower = compiled(image_text.image_tower)
+        self._level_tower = compiled(self._encoder) if self._encoder is not None else None
+
+    @torch.inference_mode()
+    def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        count = len(tag_pixels)
+        self._batch = max(self._batch, count)
+        features = None
+        try:
+            with self._hardware.autocast():
+                embedded = self._compute(self._tower, tag_pixels)[:count]
+                if self._level_tower is not None and level_pixels is not None:
+                    features = self._compute(self._level_tower, level_pixels)[:count]
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise ModelError(
+                f"the encoders cannot be compiled here ({_first_line(error)}); use the torch backend"
+            ) from None
+        return embedded, features
+
+    def _compute(self, tower: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+        # Also where nothing is missing: what is made here is of one kind, and only one is compiled.
+        pixels = torch.cat([pixels, pixels.new_zeros(self._batch - len(pixels), *pixels.shape[1:])])
+        torch.compiler.cudagraph_mark_step_begin()
+        # A CUDA graph gives its result in memory of its own, which its next run overwrites.
+        return tower(self._on_device(pixels)).float().clone()
 
 
 class OnnxBackend:
@@ -71,7 +133,9 @@ class OnnxBackend:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         except Exception as error:  # the runtime's own error classes are not public
             raise ModelError(f"{file}: cannot be loaded ({_first_line(error)}); export the model again") from None
-        _check(self._session.get_modelmeta().custom_metadata_map.get(METADATA), model, file)
+        meta = self._session.get_modelmeta()
+        _check(meta.custom_metadata_map.get(METADATA), model, file)
+        self.arithmetic = _int8(file) if meta.producer_name == QUANTIZER else "fp32"
 
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         inputs = {TAG_PIXELS: tag_pixels.numpy()}
@@ -100,6 +164,8 @@ class OpenVinoBackend:
             settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
             if not hardware.bf16:
                 settings["INFERENCE_PRECISION_HINT"] = "f32"
+            quantised = any(node.get_type_name() == "FakeQuantize" for node in network.get_ops())
+            self.arithmetic = _int8(file) if quantised else _arithmetic(hardware)
             self._network = core.compile_model(network, "CPU", settings)
         except RuntimeError as error:
             raise ModelError(f"{file}: cannot be loaded ({_first_line(error)}); export the model again") from None
@@ -125,14 +191,14 @@ def open_backend(
         ConfigError: no such backend.
         ModelError: the backend is not installed, or the file is another model's.
     """
-    if name == "torch":
-        return TorchBackend(model, image_text, hardware)
+    if name in ("torch", "compile"):
+        return (TorchBackend if name == "torch" else CompiledBackend)(model, image_text, hardware)
     kinds: dict[str, Callable[[TrainedModel, Path, Hardware], Backend]] = {
         "onnx": OnnxBackend,
         "openvino": OpenVinoBackend,
     }
     if name not in kinds:
-        raise ConfigError(f"no backend {name!r}; there are torch, {', '.join(kinds)}")
+        raise ConfigError(f"no backend {name!r}; there are torch, compile, {', '.join(kinds)}")
     file = exported or default_export(model)
     if not file.is_file():
         if exported is not None:
@@ -141,10 +207,39 @@ def open_backend(
     return kinds[name](model, file, hardware)
 
 
+def encoding_of(model: TrainedModel, arithmetic: str | None = None) -> Encoding:
+    """What the features of `model`'s photos depend on; see `tmcr.features.Encoding`."""
+    source, level = model.image_text, model.encoder
+    return Encoding(
+        EncoderUse(source.fingerprint, source.preprocess, model.text.shape[1]),
+        EncoderUse(_weights_hash(level), level.preprocess, level.width) if level is not None else None,
+        arithmetic,
+    )
+
+
 def default_export(model: TrainedModel) -> Path:
     """Where a model's exported file is kept: the user's cache folder, by the model's hash."""
     base = os.environ.get("TMCR_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "tmcr")
     return Path(base).expanduser() / "exports" / f"{model.hash[:24]}.onnx"
+
+
+def _weights_hash(encoder: ImageEncoder) -> str:
+    """Hash of an encoder's architecture and weights."""
+    digest = hashlib.sha256(json.dumps(encoder.config["model"], sort_keys=True).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _arithmetic(hardware: Hardware) -> str:
+    return "bf16" if hardware.bf16 else "fp32"
+
+
+def _int8(file: Path) -> str:
+    """What tells 8-bit files of one model apart: their ranges come from the photos they were calibrated on."""
+    with file.open("rb") as opened:
+        return f"int8 {hashlib.file_digest(opened, 'sha256').hexdigest()[:12]}"
 
 
 def _check(metadata: str | None, model: TrainedModel, file: Path) -> None:

@@ -1,8 +1,9 @@
 """Photo features on disk, computed once per (photo content, encoder, preprocessing).
 
-One SQLite file for each encoder and preprocessing; a row is a photo's content hash and its feature as
-float32 bytes. SQLite gives what such a store needs: a kill loses at most the batch being written, several
-readers may look while one writes, and a feature is found without reading the others.
+`Encoding` says what features were made by. `FeatureStore` is where training keeps them (scoring keeps its own in
+`tmcr.scoring.feature_folder`): one SQLite file for each encoder and preprocessing; a row is a photo's content hash and
+its feature as float32 bytes. SQLite gives what such a store needs: a kill loses at most the batch being written,
+several readers may look while one writes, and a feature is found without reading the others.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +28,82 @@ def store_key(encoder_fingerprint: str, preprocess: PreprocessSpec) -> str:
     """Name of the store for an encoder and its preprocessing."""
     text = json.dumps([encoder_fingerprint, preprocess.to_dict()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class EncoderUse:
+    """One encoder as it is used.
+
+    Attributes:
+        fingerprint: hash of its weights and configuration.
+        preprocess: what photos go through first.
+        width: of its features.
+    """
+
+    fingerprint: str
+    preprocess: PreprocessSpec
+    width: int
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """All that features depend on beside the photo.
+
+    Attributes:
+        image_text: the image–text encoder, of width E.
+        level: the image encoder, of width W; None where there is none.
+        arithmetic: "fp32", "bf16", or which 8-bit file; None where no encoder is at hand and any will do.
+    """
+
+    image_text: EncoderUse
+    level: EncoderUse | None
+    arithmetic: str | None = None
+
+    @property
+    def decoded_side(self) -> int:
+        """Shorter side that a photo is decoded for: a large JPEG may be decoded at a fraction of its size."""
+        return max(use.preprocess.target_side for use in (self.image_text, self.level) if use is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Encoding:
+        """Inverse of `to_dict`, also after a journey through JSON.
+
+        Raises:
+            KeyError, TypeError, ModelError: something is missing, or is not what it should be.
+        """
+
+        def use(part: Mapping[str, Any]) -> EncoderUse:
+            preprocess = PreprocessSpec.from_dict(part["preprocess"])
+            return EncoderUse(str(part["fingerprint"]), preprocess, int(part["width"]))
+
+        level = values["level"]
+        return cls(use(values["image_text"]), use(level) if level is not None else None, values["arithmetic"])
+
+    def differences(self, wanted: Encoding) -> list[str]:
+        """What keeps features made like this from serving where `wanted` ones are asked for, in words.
+
+        Level features that nobody asks for do no harm.
+        """
+        found = []
+        pairs: list[tuple[str, EncoderUse | None, EncoderUse]] = [
+            ("image–text encoder", self.image_text, wanted.image_text)
+        ]
+        if wanted.level is not None:
+            pairs.append(("image encoder", self.level, wanted.level))
+        for what, here, there in pairs:
+            if here is None or here.fingerprint != there.fingerprint:
+                mine = here.fingerprint[:12] if here is not None else "none"
+                found.append(f"the {what} ({mine}, not {there.fingerprint[:12]})")
+            elif here.preprocess != there.preprocess:
+                found.append(f"the preprocessing for the {what}")
+        if not found and self.decoded_side != wanted.decoded_side:
+            found.append(f"the side photos are decoded for ({self.decoded_side} pixels, not {wanted.decoded_side})")
+        if wanted.arithmetic is not None and self.arithmetic != wanted.arithmetic:
+            found.append(f"the arithmetic ({self.arithmetic}, not {wanted.arithmetic})")
+        return found
 
 
 class FeatureStore:

@@ -268,7 +268,7 @@ class ParquetWriter:
     def __init__(self, path: Path) -> None:
         from pyarrow import parquet
 
-        self._schema = _schema()
+        self._schema = results_schema()
         self._writer = parquet.ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
 
@@ -297,7 +297,8 @@ class ParquetWriter:
         self._writer.close()
 
 
-def _schema() -> Any:
+def results_schema() -> Any:
+    """Columns of results in Parquet."""
     import pyarrow as pa
 
     number, text = pa.float32(), pa.string()

@@ -20,6 +20,7 @@ from tmcr.cli import (
     import_,
     judge,
     reproduce,
+    rescore,
     score,
     tags,
     train,
@@ -38,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(score.score)
+app.command()(rescore.rescore)
 app.command()(explain.explain)
 app.command()(train.train)
 app.command()(evaluate.evaluate)

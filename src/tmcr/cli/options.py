@@ -13,7 +13,7 @@ Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Threads that decode photos (default: one for each core).")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Photos in one pass of the encoders.")]
-Backend = Annotated[str, typer.Option(help="What computes the encoders: torch, onnx or openvino.")]
+Backend = Annotated[str, typer.Option(help="What computes the encoders: torch, compile, onnx or openvino.")]
 Exported = Annotated[
     Path | None, typer.Option(help="File of 'tmcr export' for the other backends (default: exported once, and kept).")
 ]

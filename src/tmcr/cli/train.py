@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,8 @@ def train(
         tmcr train --data csv:ratings.csv --out runs/mine
 
         tmcr train --data oasis@data/oasis --preset small --set fit.mode=lp --out runs/lp
+
+        torchrun --nproc-per-node 2 -m tmcr train --data csv:ratings.csv --preset paper --out runs/two-gpus
     """
     from tmcr.report.figures import training_curves
     from tmcr.report.terminal import StageProgress, make_console, metrics_table
@@ -36,16 +39,21 @@ def train(
     from tmcr.training.config import preset as preset_called
     from tmcr.training.pipeline import Run
     from tmcr.training.pipeline import train as run_training
+    from tmcr.training.processes import joined
 
     overrides = dict(parse_setting(text) for text in settings or [])
     config = preset_called(preset).with_overrides(
         {"data": data, "seed": seed, "device": device, "tags": tags, "allow_leakage": allow_leakage} | overrides
     )
     console = make_console()
-    with StageProgress(console) as progress:
-        run = Run(config, out, progress=progress)
-        console.print(f"{run.everything.description} on {run.hardware}", highlight=False)
+    with joined() as processes, StageProgress(console) if processes.first else nullcontext() as progress:
+        run = Run(config, out, progress=progress, processes=processes)
+        if processes.first:
+            many = f", {processes.count} processes" if processes.count > 1 else ""
+            console.print(f"{run.everything.description} on {run.hardware}{many}", highlight=False)
         model, report = run_training(run)
+    if not processes.first:
+        return
     if (out / "metrics.jsonl").exists():
         training_curves(out / "metrics.jsonl", out / "curves.png")
     if report is not None:

@@ -107,7 +107,7 @@ class ResultsFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             strangers = self._strangers()
-            self._lock = _locked(path / _LOCK)
+            self._lock = locked(path / _LOCK)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
         if strangers:
@@ -201,7 +201,7 @@ class ResultsFolder:
         try:
             with part.open("w", encoding="ascii") as file:
                 json.dump({"format": FORMAT} | asdict(self.manifest), file, indent=1)
-                _flush(file)
+                flush_to_disk(file)
             part.replace(self.path / MANIFEST)
         except OSError:
             with contextlib.suppress(OSError):
@@ -289,7 +289,7 @@ class _Part:
         try:
             self._writer.close()
             with self._half.open("rb+") as file:
-                _flush(file)
+                flush_to_disk(file)
             self._half.replace(self._path)
             self._folder.add(PartRecord(self._path.name, self._rows.ranges(), len(self._rows), self._errors))
         except OSError:
@@ -314,7 +314,7 @@ def _load(path: Path) -> Manifest:
         raise DataError(f"{path}: is damaged ({error}); --restart begins anew") from None
 
 
-def _locked(path: Path) -> BinaryIO:
+def locked(path: Path) -> BinaryIO:
     """Hold a lock that ends with the process, however that ends."""
     file = path.open("wb")
     try:
@@ -331,6 +331,6 @@ def _locked(path: Path) -> BinaryIO:
     return file
 
 
-def _flush(file: Any) -> None:
+def flush_to_disk(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())

@@ -2,7 +2,8 @@
 
     listing thread ─→ reading threads ─→ repeats ─→ decoding threads ─→ batches ─→ encoding thread ─→ rows
 
-The caller's thread turns features into verdicts and writes them while the next batch is encoded.
+The caller's thread turns features into verdicts and writes them while the next batch is encoded. A photo whose
+features are kept from an earlier run is read for its hash, and neither decoded nor encoded.
 
 Batches are cut by the photos alone, never by the clock, and a run may stop only after a whole batch. So a run
 that is taken up again cuts the same batches, and its rows equal those of an undisturbed run to the last bit.
@@ -16,6 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from tmcr.assessment import Assessment
 from tmcr.errors import ConfigError, ImageError
 from tmcr.images import PhotoBytes, content_hash
 from tmcr.preparation import Prepared
+from tmcr.scoring.feature_folder import FeatureFolder, Kept
 from tmcr.scoring.photo import Photo, why
 from tmcr.scoring.repeats import Repeats, Slot
 from tmcr.streaming import ordered_map, overlapped, unordered_map
@@ -40,7 +43,7 @@ Row = tuple[int, Assessment]  # a photo's place among all of the run, and the ve
 
 @dataclass
 class _Item:
-    """A photo on its way. A repeat has no data: it takes the verdict in its slot."""
+    """A photo on its way. A repeat has no data: it takes the verdict in its slot. Nor has one with kept features."""
 
     photo: Photo
     data: PhotoBytes | None = None
@@ -48,13 +51,14 @@ class _Item:
     content_hash: str | None = None
     slot: Slot | None = None
     repeat: bool = False
+    kept: Kept | None = None
     prepared: Prepared | None = None
 
 
 @dataclass
 class _Batch:
     items: list[_Item] = field(default_factory=list)
-    to_encode: list[Prepared] = field(default_factory=list)
+    to_assess: list[_Item] = field(default_factory=list)
     features: tuple[Tensor, Tensor | None] | None = None
 
 
@@ -66,6 +70,7 @@ def score_photos(
     batch_size: int,
     ordered: bool = True,
     repeats: Repeats | None = None,
+    features: FeatureFolder | None = None,
     stop: threading.Event | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Generator[list[Row], None, None]:
@@ -76,6 +81,8 @@ def score_photos(
         batch_size: photos in one pass of the encoders.
         ordered: keep the order of `photos`; else a slow photo holds up no other.
         repeats: contents that are known already; photos of the same content are not decoded again.
+        features: where features are looked up and kept. Verdicts are then made from what is kept, in its precision,
+            so that they are the same when it is read again.
         stop: once set, the batch being encoded is the last.
         note: told, in one line, what a user should know.
 
@@ -97,12 +104,16 @@ def score_photos(
     def find_repeat(item: _Item) -> _Item:
         if item.content_hash is not None:
             item.slot, item.repeat = repeats.look_up(item.photo.name, item.content_hash)
-            if item.repeat:
+            if features is not None and not item.repeat:
+                item.kept = features.get(item.photo.name, item.content_hash)
+            if item.repeat or item.kept is not None:
                 item.data = None
         return item
 
     def decode(item: _Item) -> _Item:
-        if item.data is not None:
+        if item.kept is not None:
+            item.prepared = Prepared(item.photo.name, item.kept.size)
+        elif item.data is not None:
             item.prepared = _prepared(prepare, item.data)
             item.data = None
         elif item.error is not None:
@@ -134,7 +145,7 @@ def score_photos(
 
     with (
         closing(overlapped(prepared(), ahead=2, stop=stop)) as batches,
-        closing(overlapped(_encoded(assessor, batches, note), ahead=2)) as encoded,
+        closing(overlapped(_encoded(assessor, batches, features, note), ahead=2)) as encoded,
     ):
         for batch in encoded:
             yield _rows(assessor, batch)
@@ -148,14 +159,14 @@ def _prepared(prepare: Callable[[PhotoBytes], Prepared], data: PhotoBytes) -> Pr
 
 
 def _batches(items: Iterable[_Item], size: int, stop: threading.Event) -> Iterator[_Batch]:
-    """Cut batches of `size` photos to encode; repeats go with the batch that they follow."""
+    """Cut batches of `size` photos to assess; repeats go with the batch that they follow."""
     batch = _Batch()
     for item in items:
         for ready in _released(item):
             batch.items.append(ready)
             if ready.prepared is not None and ready.prepared.error is None:
-                batch.to_encode.append(ready.prepared)
-        if len(batch.to_encode) >= size or len(batch.items) >= _ROWS_PER_PHOTO * size:
+                batch.to_assess.append(ready)
+        if len(batch.to_assess) >= size or len(batch.items) >= _ROWS_PER_PHOTO * size:
             yield batch
             batch = _Batch()
     if batch.items and not stop.is_set():  # when stopped, this batch is not all that it would have been
@@ -176,12 +187,38 @@ def _released(item: _Item) -> list[_Item]:
     return [item, *waiting]
 
 
-def _encoded(assessor: Assessor, batches: Iterable[_Batch], note: Callable[[str], None]) -> Iterator[_Batch]:
+def _encoded(
+    assessor: Assessor, batches: Iterable[_Batch], features: FeatureFolder | None, note: Callable[[str], None]
+) -> Iterator[_Batch]:
     encode = _Encoder(assessor, note)
     for batch in batches:
-        if batch.to_encode:
-            batch.features = encode(batch.to_encode)
+        fresh = [item for item in batch.to_assess if item.kept is None]
+        if fresh:
+            batch.features = encode([item.prepared for item in fresh if item.prepared is not None])
+        if features is not None and batch.to_assess:
+            if batch.features is not None:
+                _keep(fresh, *batch.features, features)
+            batch.features = _stacked([item.kept for item in batch.to_assess if item.kept is not None])
         yield batch
+
+
+def _keep(items: Sequence[_Item], embeddings: Tensor, levels: Tensor | None, features: FeatureFolder) -> None:
+    """Put what was made of `items` into `features`, and leave with each what is kept of it."""
+    embedding_rows = embeddings.cpu().numpy()
+    level_rows = levels.cpu().numpy() if levels is not None else None
+    for row, item in enumerate(items):
+        if item.content_hash is None or item.prepared is None or item.prepared.size is None:
+            raise AssertionError("a photo that was encoded has content and size")
+        level_row = level_rows[row] if level_rows is not None else None
+        item.kept = features.put(item.photo.name, item.content_hash, item.prepared.size, embedding_rows[row], level_row)
+
+
+def _stacked(kept: Sequence[Kept]) -> tuple[Tensor, Tensor | None]:
+    levels = [each.levels for each in kept if each.levels is not None]
+    return (
+        torch.from_numpy(np.stack([each.embedding for each in kept])).float(),
+        torch.from_numpy(np.stack(levels)).float() if levels else None,
+    )
 
 
 class _Encoder:
@@ -221,7 +258,8 @@ class _Encoder:
 
 
 def _rows(assessor: Assessor, batch: _Batch) -> list[Row]:
-    verdicts = iter(assessor.verdicts(batch.to_encode, *batch.features) if batch.features is not None else [])
+    prepared = [item.prepared for item in batch.to_assess if item.prepared is not None]
+    verdicts = iter(assessor.verdicts(prepared, *batch.features) if batch.features is not None else [])
     rows: list[Row] = []
     for item in batch.items:
         if item.prepared is None:

@@ -36,7 +36,7 @@ class Repeats:
 
     def look_up(self, name: str, content_hash: str) -> tuple[Slot, bool]:
         """The slot for a photo's content, and whether that was seen before."""
-        key = _key(name, content_hash)
+        key = decoder_key(name, content_hash)
         if slot := self._slots.get(key):
             self._slots.move_to_end(key)
             return slot, True
@@ -51,13 +51,13 @@ class Repeats:
             if len(self._slots) >= self._capacity:
                 return
             if verdict.content_hash is not None:
-                key = _key(verdict.photo, verdict.content_hash)
+                key = decoder_key(verdict.photo, verdict.content_hash)
                 if key not in self._slots:
                     self._slots[key] = Slot(verdict, begun=True)
                     self._slots.move_to_end(key, last=False)
 
 
-def _key(name: str, content_hash: str) -> tuple[str, str]:
-    """Content, and the suffix where the decoder goes by it."""
+def decoder_key(name: str, content_hash: str) -> tuple[str, str]:
+    """What a photo's pixels depend on: its content, and its suffix where the decoder goes by it."""
     suffix = Path(name).suffix.lower()
     return content_hash, suffix if suffix in RAW_SUFFIXES | HEIC_SUFFIXES else ""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tmcr.errors import ConfigError, DataError, Stopped
 from tmcr.results import SUFFIXES, check_destination, join_parts
+from tmcr.scoring.feature_folder import FeatureFolder
 from tmcr.scoring.listing import Survey, list_sources, listed_photos
 from tmcr.scoring.parts import Manifest, PartsWriter, ResultsFolder
 from tmcr.scoring.photo import Photo
@@ -40,6 +41,8 @@ class Plan:
         isolate: decode in processes of their own.
         max_errors: stop once more photos than this could not be read.
         restart: throw away what an earlier run left.
+        features: folder to keep the features of the photos in, and to take them from where they are there already.
+        features_storage: "float16" or "float32", the precision of a new such folder.
         settings: what else the rows depend on, as JSON can hold it; a run taken up with others is refused.
         part_rows, part_seconds: a part of the results is finished after so many rows or seconds.
     """
@@ -52,6 +55,8 @@ class Plan:
     isolate: bool = False
     max_errors: int | None = None
     restart: bool = False
+    features: Path | None = None
+    features_storage: str = "float16"
     settings: Mapping[str, Any] = field(default_factory=dict)
     part_rows: int = PART_ROWS
     part_seconds: float = PART_SECONDS
@@ -79,17 +84,28 @@ def choose_batch_size(assessor: Assessor) -> int:
 
 
 @contextlib.contextmanager
-def open_run(assessor: Assessor, plan: Plan, *, note: Callable[[str], None] = lambda line: None) -> Iterator[Run]:
+def open_run(
+    assessor: Assessor,
+    plan: Plan,
+    *,
+    note: Callable[[str], None] = lambda line: None,
+    run_class: type[Run] | None = None,
+) -> Iterator[Run]:
     """List the sources, and begin a run or take up the one that was cut off.
 
     Args:
         note: told, in one line, what a user should know.
+        run_class: how the photos are scored; `Run` by default.
 
     Raises:
-        ConfigError: the destination or a source cannot be used, or nothing was found.
+        ConfigError: the destination, the feature folder or a source cannot be used, or nothing was found.
         DataError: another run's results are there, or the disk is full.
+        ModelError: the feature folder was filled by other encoders.
     """
     with contextlib.ExitStack() as stack:
+        features = None
+        if plan.features is not None:
+            features = stack.enter_context(FeatureFolder(plan.features, assessor.encoding(), plan.features_storage))
         if plan.out is None:
             scratch = tempfile.TemporaryDirectory(prefix="tmcr-", ignore_cleanup_errors=True)
             path, joins = Path(stack.enter_context(scratch)), False
@@ -100,7 +116,7 @@ def open_run(assessor: Assessor, plan: Plan, *, note: Callable[[str], None] = la
             path, joins = plan.out.with_name(plan.out.name + ".parts"), True
         folder = ResultsFolder(path, restart=plan.restart)
         stack.callback(folder.close)
-        run = Run(assessor, plan, folder, note, joins=joins)
+        run = (run_class or Run)(assessor, plan, folder, note, joins=joins, features=features)
         yield run
         if joins and run.finished:
             folder.remove()
@@ -115,7 +131,14 @@ class Run:
     """
 
     def __init__(
-        self, assessor: Assessor, plan: Plan, folder: ResultsFolder, note: Callable[[str], None], *, joins: bool
+        self,
+        assessor: Assessor,
+        plan: Plan,
+        folder: ResultsFolder,
+        note: Callable[[str], None],
+        *,
+        joins: bool,
+        features: FeatureFolder | None,
     ) -> None:
         """See `open_run`, which makes these."""
         self._assessor = assessor
@@ -123,6 +146,7 @@ class Run:
         self._folder = folder
         self._note = note
         self._joins = joins
+        self._features = features
         self._stop = threading.Event()
         self.total: int | None = None
         self.earlier = 0
@@ -220,6 +244,7 @@ class Run:
             settings={
                 "precision": "bf16" if self._assessor.hardware.bf16 else "fp32",
                 "column": self._plan.column,
+                **({"features": self._features.storage} if self._features is not None else {}),
                 **self._plan.settings,
             },
             versions={"tmcr": __version__, "python": platform.python_version()},
@@ -234,7 +259,9 @@ class Run:
         repeats = Repeats()
         repeats.recall(self._folder.backwards())
         with contextlib.ExitStack() as stack:
-            parts = stack.enter_context(PartsWriter(self._folder, rows=plan.part_rows, seconds=plan.part_seconds))
+            parts = stack.enter_context(
+                _PartsAfterFeatures(self._folder, self._features, rows=plan.part_rows, seconds=plan.part_seconds)
+            )
             prepare = stack.enter_context(IsolatedPreparation(assessor.prepare)) if plan.isolate else assessor.prepare
             batches = score_photos(
                 assessor,
@@ -243,6 +270,7 @@ class Run:
                 batch_size=plan.batch_size or choose_batch_size(assessor),
                 ordered=plan.ordered,
                 repeats=repeats,
+                features=self._features,
                 stop=self._stop,
                 note=self._note,
             )
@@ -277,6 +305,20 @@ class Run:
         of = f" of {self.total:,}" if self.total is not None else ""
         count = self.count if self._folder.begun else 0
         return f"{count:,}{of} photos are scored and kept in {self.folder}; the same command goes on from there"
+
+
+class _PartsAfterFeatures(PartsWriter):
+    """Finishes no part of the results before the features of its photos are on disk: a run taken up again would
+    pass over its photos."""
+
+    def __init__(self, folder: ResultsFolder, features: FeatureFolder | None, *, rows: int, seconds: float) -> None:
+        super().__init__(folder, rows=rows, seconds=seconds)
+        self._features = features
+
+    def finish(self) -> None:
+        if self._features is not None:
+            self._features.flush()
+        super().finish()
 
 
 def _is_folder(out: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from tmcr.encoders import ImageEncoder
 from tmcr.hardware import Hardware
@@ -18,9 +18,11 @@ from tmcr.losses import emd_loss
 from tmcr.matching import match
 from tmcr.network import PredictionHead, expected_score
 from tmcr.training.config import FitConfig
+from tmcr.training.gradient_cache import backward_in_chunks
 from tmcr.training.match import Matched
 from tmcr.training.pairs import Pairs, pair_loss
 from tmcr.training.photos import PhotoViews
+from tmcr.training.processes import ALONE
 from tmcr.training.rank import seed_dropout, train_mode
 from tmcr.training.stage import MetricsLog, Progress, save_checkpoint
 
@@ -33,7 +35,7 @@ class FitData:
 
     Attributes:
         matched: tag similarities.
-        photos: pixels for the image encoder.
+        photos: pixels for the image encoder, and the processes that share the work.
         distributions: (n, D) rating distributions.
         score_values: (D,).
         train, validation: indices of the two parts.
@@ -92,12 +94,15 @@ def fit(
     The best epoch is the one with the lowest EMD on the validation part (with pairs: EMD and the weighted penalty of
     pairs); the test part is never looked at.
 
+    Of several processes each encodes its share of a batch; the head sees whole batches on all of them.
+
     Args:
         fixed_epochs: train for that many epochs and keep what the last one left, without looking at validation.
 
     Returns:
         epoch, validation EMD and SRCC of the best epoch; nothing after `fixed_epochs`.
     """
+    processes = data.photos.processes
     head.to(hardware.device)
     groups: list[dict[str, Any]] = [{"params": list(head.parameters()), "lr": config.learning_rate}]
     if encoder is not None:
@@ -110,15 +115,19 @@ def fit(
 
     epoch = 0
     best: dict[str, Any] = {"objective": float("inf"), "epoch": -1}
-    if checkpoint.exists():
+    resumed = processes.agree(checkpoint.exists())
+    if resumed:
         state = torch.load(checkpoint, map_location=hardware.device, weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state[name])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         epoch, best = state["epoch"], state["best"]
-    elif fixed_epochs is None:
+    for part in parts.values():
+        processes.same_state(part)
+    if not resumed and fixed_epochs is None:
         best = _score_epoch(head, encoder, data, config, hardware) | {"epoch": -1, "state": _states(parts)}
+    processes.wait()  # until all have looked for the checkpoint, before the first writes another
     log.rewind(stage, epoch)
     steps = -(-len(data.train) // config.batch_size)
     epochs = config.epochs if fixed_epochs is None else fixed_epochs
@@ -136,13 +145,14 @@ def fit(
         else:
             log.add(stage, epoch=epoch, loss=loss, lr=lr)
         epoch += 1
-        state = {name: part.state_dict() for name, part in parts.items()} | {
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "epoch": epoch,
-            "best": best,
-        }
-        save_checkpoint(state, checkpoint)
+        if processes.first:
+            state = {name: part.state_dict() for name, part in parts.items()} | {
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "epoch": epoch,
+                "best": best,
+            }
+            save_checkpoint(state, checkpoint)
 
     if fixed_epochs is not None:
         for part in parts.values():
@@ -175,25 +185,55 @@ def _train_epoch(
     head.train()
     if encoder is not None:
         train_mode(encoder, freeze_batch_norm=True)
+    processes = data.photos.processes
     total = 0.0
-    for batch in batches:
+    for step, batch in enumerate(batches):
         optimizer.zero_grad(set_to_none=True)
-        similarities = data.matched.similarities(batch).to(hardware.device)
-        with hardware.autocast():
-            if encoder is not None and views is not None:
-                features: Tensor | None = encoder(next(views).to(hardware.device))
-            else:
-                features = _rows(data.level_features, batch, hardware)
-            logits = head(similarities, features)
-        target = _rows(data.distributions, batch, hardware)
-        loss = emd_loss(logits.float().softmax(1), target, r=config.r).mean()
-        if data.pairs is not None and config.pair_weight > 0:
-            loss = loss + config.pair_weight * _pair_term(head, data, data.pairs, config, hardware, pair_rng)
-        loss.backward()
+
+        def loss_of_features(features: Tensor | None, batch: NDArray[np.int64] = batch) -> Tensor:
+            return _loss(head, features, data, batch, config, hardware, pair_rng)
+
+        if encoder is not None and views is not None:
+            value = backward_in_chunks(
+                encoder,
+                loss_of_features,
+                next(views).to(hardware.device),
+                len(batch),
+                hardware.autocast,
+                processes=processes,
+                batch=len(batch),
+                draws=(seed, epoch, step),
+            )
+            processes.sum_gradients(encoder.parameters())
+        else:
+            loss = loss_of_features(_rows(data.level_features, batch, hardware))
+            loss.backward()
+            value = loss.item()
+        processes.same_gradients(head.parameters())
         optimizer.step()
-        total += loss.item() * len(batch)
-        progress.step(1, loss=loss.item(), lr=optimizer.param_groups[0]["lr"])
+        total += value * len(batch)
+        progress.step(1, loss=value, lr=optimizer.param_groups[0]["lr"])
     return total / len(order)
+
+
+def _loss(
+    head: PredictionHead,
+    features: Tensor | None,
+    data: FitData,
+    batch: NDArray[np.int64],
+    config: FitConfig,
+    hardware: Hardware,
+    pair_rng: np.random.Generator,
+) -> Tensor:
+    """Mean EMD of a batch of photos with these level features, and the penalty of some pairs where there are pairs."""
+    similarities = data.matched.similarities(batch).to(hardware.device)
+    with hardware.autocast():
+        logits = head(similarities, features)
+    target = _rows(data.distributions, batch, hardware)
+    loss = emd_loss(logits.float().softmax(1), target, r=config.r).mean()
+    if data.pairs is not None and config.pair_weight > 0:
+        loss = loss + config.pair_weight * _pair_term(head, data, data.pairs, config, hardware, pair_rng)
+    return loss
 
 
 def _pair_term(
@@ -204,19 +244,22 @@ def _pair_term(
     hardware: Hardware,
     rng: np.random.Generator,
 ) -> Tensor:
-    """The penalty of a random batch of pairs. Batch normalisation keeps its statistics: they are of rated photos."""
+    """The penalty of a random batch of pairs."""
     chosen = torch.from_numpy(rng.integers(0, len(pairs), config.pair_batch))
     original, copy = pairs.original[chosen], pairs.copy[chosen]
     rows = torch.cat([original, copy])
     similarities = match(pairs.embeddings[rows], data.matched.text).to(hardware.device)
     features = pairs.features[rows].to(hardware.device) if pairs.features is not None else None
-    norms = [module for module in head.modules() if isinstance(module, torch.nn.BatchNorm1d) and module.training]
-    for norm in norms:
-        norm.eval()
+    # Without dropout, because its noise would drown the difference between a photo and its copy, and with the
+    # statistics of the rated photos in batch normalisation.
+    kinds = (nn.BatchNorm1d, nn.Dropout)
+    quiet = [module for module in head.modules() if isinstance(module, kinds) and module.training]
+    for module in quiet:
+        module.eval()
     with hardware.autocast():
         logits = head(similarities, features)
-    for norm in norms:
-        norm.train()
+    for module in quiet:
+        module.train()
     better, worse = expected_score(logits.float().softmax(1), data.score_values.to(hardware.device)).chunk(2)
     return pair_loss(better, worse, pairs.strength[chosen].to(hardware.device), config.pair_margin)
 
@@ -277,7 +320,7 @@ def _score_epoch(
         penalty = np.mean([_pair_term(head, data, data.pairs, config, hardware, fixed).item() for _ in range(4)])
         objective += config.pair_weight * float(penalty)
     srcc = 0.0 if constant else float(spearmanr(guess, truth).statistic)
-    return {"emd": emd, "srcc": srcc, "objective": objective}
+    return data.photos.processes.agree({"emd": emd, "srcc": srcc, "objective": objective})
 
 
 @torch.no_grad()
@@ -289,14 +332,19 @@ def predict(
     hardware: Hardware,
     batch_size: int,
 ) -> Tensor:
-    """Predicted distributions (B, D) of the photos at `rows`, with the encoder's present weights if it is given."""
+    """Predicted distributions (B, D) of the photos at `rows`, with the encoder's present weights if it is given.
+
+    Several processes split what goes through the encoder by whole batches, so that each photo's batch stays the same.
+    """
     head.eval()
     if encoder is not None:
         encoder.eval()
+    processes = data.photos.processes if encoder is not None else ALONE
+    mine = rows[processes.share(len(rows), batch_size)]
     out = []
-    pixels = data.photos.scored(rows.tolist(), batch_size) if encoder is not None else None
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
+    pixels = data.photos.scored(mine.tolist(), batch_size) if encoder is not None else None
+    for start in range(0, len(mine), batch_size):
+        batch = mine[start : start + batch_size]
         with hardware.autocast():
             if encoder is not None and pixels is not None:
                 features: Tensor | None = encoder(next(pixels).to(hardware.device))
@@ -304,20 +352,21 @@ def predict(
                 features = _rows(data.level_features, batch, hardware)
             logits = head(data.matched.similarities(batch).to(hardware.device), features)
         out.append(logits.float().softmax(1).cpu())
-    return torch.cat(out)
+    return processes.gather(out, len(rows), device=torch.device("cpu"), block=batch_size)
 
 
 @torch.no_grad()
 def level_features(
     encoder: ImageEncoder, photos: PhotoViews, count: int, hardware: Hardware, batch_size: int
 ) -> Tensor:
-    """F_level (count, W) of all photos under the frozen encoder, prepared as for scoring."""
+    """F_level (count, W) of all photos under the frozen encoder, prepared as for scoring; split as in `predict`."""
     encoder.to(hardware.device).eval()
+    mine = range(count)[photos.processes.share(count, batch_size)]
     out = []
-    for pixels in photos.scored(range(count), batch_size):
+    for pixels in photos.scored(mine, batch_size):
         with hardware.autocast():
             out.append(encoder(pixels.to(hardware.device)).float().cpu())
-    return torch.cat(out)
+    return photos.processes.gather(out, count, device=torch.device("cpu"), block=batch_size)
 
 
 def _rows(values: Tensor | None, batch: NDArray[np.int64], hardware: Hardware) -> Any:

@@ -22,6 +22,7 @@ from tmcr.hardware import Hardware
 from tmcr.images import content_hash, decode
 from tmcr.matching import match
 from tmcr.streaming import batched, ordered_map
+from tmcr.training.processes import ALONE, Processes
 from tmcr.training.stage import Progress, write_atomically
 
 
@@ -58,21 +59,27 @@ def embed_photos(
     folder: Path,
     paths: Sequence[Path],
     encoder: ImageTextEncoder,
-    store: FeatureStore,
+    store: FeatureStore | None,
     *,
     hardware: Hardware,
     batch_size: int,
     progress: Progress,
+    processes: Processes = ALONE,
 ) -> None:
     """Fill `folder` with hashes, errors and embeddings of all `paths`; a photo already in the store is not decoded.
 
+    Several processes take batches in turn; the first keeps the store and fills the folder.
+
+    Args:
+        store: None on all processes but the first.
+
     Raises:
-        DataError: fewer than half of the photos can be read.
+        DataError: fewer than half of the photos can be read (on the first process).
     """
     progress.start("match", len(paths))
     hashes: list[str | None] = []
     errors: dict[str, str] = {}
-    known = set(store.all_keys())
+    known = processes.agree(set(store.all_keys()) if store is not None else set())
     encoder.to(hardware.device)
 
     def prepare(path: Path) -> tuple[Path, str | None, NDArray[np.float32] | str | None]:
@@ -84,20 +91,30 @@ def embed_photos(
         except ImageError as error:
             return path, None, error.detail
 
-    stream = ordered_map(prepare, paths, workers=hardware.photo_workers, ahead=2 * batch_size)
-    for batch in batched(stream, batch_size):
+    starts = range(0, len(paths), batch_size)
+    mine = [path for start in starts[processes.rank :: processes.count] for path in paths[start : start + batch_size]]
+    batches = batched(ordered_map(prepare, mine, workers=hardware.photo_workers, ahead=2 * batch_size), batch_size)
+    for _ in range(-(-len(starts) // processes.count)):
+        batch = next(batches, [])
         fresh = {photo: pixels for _, photo, pixels in batch if photo and isinstance(pixels, np.ndarray)}
+        features = np.empty((0, encoder.dim), np.float32)
         if fresh:
             pixels = torch.from_numpy(np.stack(list(fresh.values()))).to(hardware.device)
             with hardware.autocast():
-                embedded = encoder.encode_images(pixels)
-            store.put(fresh.keys(), embedded.float().cpu().numpy())
+                features = encoder.encode_images(pixels).float().cpu().numpy()
             known.update(fresh)
-        for path, photo, outcome in batch:
-            hashes.append(photo)
-            if isinstance(outcome, str):
-                errors[str(path)] = outcome
-        progress.step(len(batch))
+        found = [(str(path), photo, outcome if isinstance(outcome, str) else None) for path, photo, outcome in batch]
+        for photos, embedded, outcomes in processes.collect((list(fresh), features, found)):
+            if store is not None and photos:
+                store.put(photos, embedded)
+                known.update(photos)
+            for path, photo, error in outcomes:
+                hashes.append(photo)
+                if error is not None:
+                    errors[path] = error
+            progress.step(len(outcomes))
+    if store is None:
+        return
 
     readable = [photo for photo in hashes if photo]
     if len(readable) < len(paths) / 2:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -51,6 +53,7 @@ from tmcr.training.levels import BalancedBatches, score_levels
 from tmcr.training.match import Matched, embed_photos, embedding_moments, load_matched
 from tmcr.training.pairs import Pairs, build_pairs, joined, load_pairs, save_pairs, unlabelled_photos
 from tmcr.training.photos import PhotoViews
+from tmcr.training.processes import ALONE, Processes
 from tmcr.training.rank import rank
 from tmcr.training.stage import MetricsLog, Progress, Silent, Stage, digest, write_atomically
 
@@ -75,6 +78,8 @@ class Run:
         manifest: rated photos; by default those that `config.data` names.
         image_text: the frozen encoder; by default the one that `config.encoders` names.
         image: the image encoder to start from; by default likewise.
+        processes: those that work on the run together, each with a `Run` of its own on the same folder and calling
+            the same methods in the same order. The first alone writes and reports.
     """
 
     def __init__(
@@ -86,11 +91,15 @@ class Run:
         image_text: ImageTextEncoder | None = None,
         image: ImageEncoder | None = None,
         progress: Progress | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.config = config
         self.folder = folder
-        self.progress: Progress = progress or Silent()
-        self.hardware: Hardware = pick_hardware(config.device, config.precision, config.workers)
+        self.processes = processes
+        self.progress: Progress = progress if progress is not None and processes.first else Silent()
+        self.hardware: Hardware = pick_hardware(
+            config.device, config.precision, config.workers, place=processes.local_rank, places=processes.local_count
+        )
         everything = manifest if manifest is not None else load_manifest(config.data)
         if "train" not in everything.splits:
             raise DataError(f"{everything.description}: no photo is marked 'train'; check the split column")
@@ -99,8 +108,9 @@ class Run:
         self._image_text = image_text
         self._image = image
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "config.json", config.to_json())
-        self.log = MetricsLog(folder / "metrics.jsonl")
+        if processes.first:
+            write_atomically(folder / "config.json", config.to_json())
+        self.log = MetricsLog(folder / "metrics.jsonl" if processes.first else None)
 
     # ---- encoders -------------------------------------------------------------------------------------------
 
@@ -113,6 +123,7 @@ class Run:
         encoder = load_image_text_encoder(_place(encoders.image_text), revision=encoders.image_text_revision)
         if encoders.preprocessing == "official":
             encoder.preprocess = official_image_text(encoder.preprocess.size)
+        encoder.preprocess = replace(encoder.preprocess, mirrored=encoders.mirrored)
         return encoder
 
     def starting_encoder(self) -> ImageEncoder:
@@ -132,6 +143,7 @@ class Run:
             encoder.preprocess = official_image(own.size)
         else:
             encoder.preprocess = own.with_margin(encoders.image_crop_from, squash=encoders.squash)
+        encoder.preprocess = replace(encoder.preprocess, mirrored=encoders.mirrored)
         if self.config.compile:
             encoder.tower.compile()
         return encoder
@@ -144,7 +156,9 @@ class Run:
         encoder = self.image_text
         names = self.libraries.names
         cache = self.config.cache or self.folder / "cache"
-        text = text_matrix(encoder, names, template=self.config.match.template, cache_dir=cache / "text")
+        text = self.processes.first_ahead(
+            lambda: text_matrix(encoder, names, template=self.config.match.template, cache_dir=cache / "text")
+        )
         inputs = {
             "photos": [str(path) for path in self.everything.paths],
             "encoder": encoder.fingerprint,
@@ -154,7 +168,7 @@ class Run:
         store_path = cache / "features" / f"{store_key(encoder.fingerprint, encoder.preprocess)}.sqlite"
 
         def work(folder: Path) -> dict[str, Any]:
-            with FeatureStore(store_path, encoder.dim) as store:
+            with FeatureStore(store_path, encoder.dim) if self.processes.first else nullcontext() as store:
                 embed_photos(
                     folder,
                     self.everything.paths,
@@ -163,11 +177,14 @@ class Run:
                     hardware=self.hardware,
                     batch_size=self.config.match.batch_size,
                     progress=self.progress,
+                    processes=self.processes,
                 )
+            if not self.processes.first:
+                return {}
             errors = json.loads((folder / "photos.json").read_text())["errors"]
             return {"photos": len(self.everything), "unreadable": len(errors)}
 
-        self._run_stage(stage, work)
+        self._run_stage(stage, work, together=True)
         matched = load_matched(stage.folder, text.float().cpu(), self.libraries.n_semantic)
         check_leakage(self.everything.take(matched.rows), matched.hashes, allow=self.config.allow_leakage)
         return matched
@@ -267,12 +284,13 @@ class Run:
                 log=self.log,
                 progress=self.progress,
             )
-            state = {key: value.cpu().contiguous() for key, value in encoder.state_dict().items()}
-            write_atomically(folder / "encoder.safetensors", lambda part: save_file(state, part))
-            (folder / "checkpoint.pt").unlink(missing_ok=True)
+            if self.processes.first:
+                state = {key: value.cpu().contiguous() for key, value in encoder.state_dict().items()}
+                write_atomically(folder / "encoder.safetensors", lambda part: save_file(state, part))
+                (folder / "checkpoint.pt").unlink(missing_ok=True)
             return {"loss": loss, "batches_per_epoch": len(batches)}
 
-        self._run_stage(stage, work)
+        self._run_stage(stage, work, together=True)
         encoder.load_state_dict(load_file(stage.folder / "encoder.safetensors"))
         return encoder.eval()
 
@@ -333,6 +351,8 @@ class Run:
                 best = (int(warm["epoch"]) + 1 if warm else None, int(summary["epoch"]) + 1)
                 once(everything, "refit-", best)
                 stretch(head, factor)
+            if not self.processes.first:
+                return {}
             tensors = {f"head.{key}": value for key, value in head.state_dict().items()}
             if encoder is not None:
                 tensors |= {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
@@ -342,7 +362,7 @@ class Run:
                 left.unlink()
             return dict(summary)
 
-        self._run_stage(stage, work)
+        self._run_stage(stage, work, together=True)
         tensors = load_file(stage.folder / "model.safetensors")
         head.load_state_dict(_with_prefix(tensors, "head."))
         if encoder is not None:
@@ -424,8 +444,8 @@ class Run:
 
     # ---- shared ---------------------------------------------------------------------------------------------
 
-    def _run_stage(self, stage: Stage, work: Any) -> None:
-        did = stage.run(work)
+    def _run_stage(self, stage: Stage, work: Any, *, together: bool = False) -> None:
+        did = stage.run(work, processes=self.processes, together=together)
         facts = ", ".join(f"{key} {_brief(value)}" for key, value in stage.summary.items())
         self.progress.finish(f"{stage.name}: {facts}" + ("" if did else " (unchanged, skipped)"))
 
@@ -481,24 +501,35 @@ class Run:
                 "precision": self.hardware.bf16,
             }
             kept = cache / f"{digest(inputs)[:24]}.safetensors"
-            if not kept.exists():
-                pairs = build_pairs(
-                    paths,
-                    self.image_text.to(self.hardware.device),
-                    encoder.to(self.hardware.device).eval() if encoder is not None else None,
-                    copies=config.pair_copies,
-                    seed=self.config.seed,
-                    hardware=self.hardware,
-                    batch_size=64,
-                    progress=self.progress,
-                )
-                save_pairs(pairs, kept)
-            found.append(load_pairs(kept))
+
+            def pairs_of(paths: Sequence[Path] = paths, kept: Path = kept) -> Pairs:
+                if not kept.exists():
+                    pairs = build_pairs(
+                        paths,
+                        self.image_text.to(self.hardware.device),
+                        encoder.to(self.hardware.device).eval() if encoder is not None else None,
+                        copies=config.pair_copies,
+                        seed=self.config.seed,
+                        hardware=self.hardware,
+                        batch_size=64,
+                        progress=self.progress,
+                    )
+                    save_pairs(pairs, kept)
+                return load_pairs(kept)
+
+            found.append(self.processes.first_ahead(pairs_of))
         return joined(found)
 
     def _views(self, preprocess: PreprocessSpec, rows: NDArray[np.int64] | None, flip: bool) -> PhotoViews:
         paths = self.manifest.paths if rows is None else [self.manifest.paths[row] for row in rows]
-        return PhotoViews(paths, preprocess, seed=self.config.seed, workers=self.hardware.photo_workers, flip=flip)
+        return PhotoViews(
+            paths,
+            preprocess,
+            seed=self.config.seed,
+            workers=self.hardware.photo_workers,
+            flip=flip,
+            processes=self.processes,
+        )
 
     def _fit_data(self, config: FitConfig, encoder: ImageEncoder | None, *, with_features: bool = True) -> FitData:
         preprocess = encoder.preprocess if encoder is not None else self.image_text.preprocess
@@ -527,17 +558,20 @@ def train(run: Run, name: str | None = None) -> tuple[Path, Report | None]:
         report = run.evaluate(fitted)
         results = report.to_dict()
         run.progress.step()
-        write_atomically(run.folder / "report.json", json.dumps(results, indent=2))
+        if run.processes.first:
+            write_atomically(run.folder / "report.json", json.dumps(results, indent=2))
         run.progress.finish(f"evaluate: {len(run.part('test'))} test photos")
     model = run.model(fitted, name or run.folder.resolve().name, results)
-    local = Path(_place(run.config.encoders.image_text))
-    save_model(
-        model,
-        run.folder / "model",
-        card=model_card(model),
-        image_text_folder=local if local.is_dir() else None,
-        storage=run.config.encoders.storage,
-    )
+    if run.processes.first:
+        local = Path(_place(run.config.encoders.image_text))
+        save_model(
+            model,
+            run.folder / "model",
+            card=model_card(model),
+            image_text_folder=local if local.is_dir() else None,
+            storage=run.config.encoders.storage,
+        )
+    run.processes.wait()
     return run.folder / "model", report
 
 

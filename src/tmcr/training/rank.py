@@ -51,10 +51,12 @@ def rank(
     """Train `encoder` in place; returns the mean loss of the last epoch.
 
     Args:
-        photos: the training photos; `batches` indexes into them, as do levels (n,) and scores (n,).
+        photos: the training photos, and the processes that share each batch of them; `batches` indexes into them,
+            as do levels (n,) and scores (n,). The loss is the whole batch's on every process, and so are the weights.
         checkpoint: file to save to every `checkpoint_every` updates and to take up again from.
     """
     loss_of = ranking_loss(config)
+    processes = photos.processes
     torch.manual_seed(seed)
     projector = Projector(encoder.width, config.projector).to(hardware.device)
     encoder.to(hardware.device)
@@ -65,11 +67,13 @@ def rank(
     updates = -(-per_epoch // config.batches_per_update)
     update = 0  # updates taken so far, over all epochs
     epoch_losses: list[float] = []
-    if checkpoint.exists():
+    if processes.agree(checkpoint.exists()):
         state = torch.load(checkpoint, map_location=hardware.device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         update, epoch_losses = state["update"], state["epoch_losses"]
+    processes.same_state(model)
+    processes.wait()  # until all have looked for the checkpoint, before the first writes another
     log.rewind("rank", update)
     progress.start("rank", config.epochs * updates, update)
 
@@ -85,25 +89,36 @@ def rank(
             train_mode(model, config.freeze_batch_norm)
             optimizer.zero_grad(set_to_none=True)
             losses = []
-            for index in group:
+            for place, index in enumerate(group):
                 pixels = next(views).to(hardware.device)
                 rows = torch.from_numpy(index)
 
                 def loss_of_features(features: Tensor, rows: Tensor = rows) -> Tensor:
-                    z = projector(features)
-                    loss = loss_of(z, levels[rows].to(z.device), scores[rows].to(z.device))
-                    return loss / len(group)  # noqa: B023  # eq. 11: the mean gradient over the batches
+                    with hardware.autocast():
+                        z = projector(features)
+                        loss = loss_of(z, levels[rows].to(z.device), scores[rows].to(z.device))
+                        return loss / len(group)  # noqa: B023  # eq. 11: the mean gradient over the batches
 
-                losses.append(
-                    len(group) * backward_in_chunks(encoder, loss_of_features, pixels, config.chunk, hardware.autocast)
+                part = backward_in_chunks(
+                    encoder,
+                    loss_of_features,
+                    pixels,
+                    config.chunk,
+                    hardware.autocast,
+                    processes=processes,
+                    batch=len(index),
+                    draws=(seed, update, place),
                 )
+                losses.append(len(group) * part)
+            processes.sum_gradients(encoder.parameters())
+            processes.same_gradients(projector.parameters())
             optimizer.step()
             update += 1
             loss = sum(losses) / len(losses)
             epoch_losses.append(loss)
             log.add("rank", epoch=epoch, step=update, loss=loss, lr=config.learning_rate)
             progress.step(1, loss=loss, lr=config.learning_rate)
-            if update % checkpoint_every == 0:
+            if processes.first and update % checkpoint_every == 0:
                 state = {
                     "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(),
@@ -118,7 +133,8 @@ def rank(
 def seed_dropout(seed: int, step: int) -> None:
     """Let what dropout and stochastic depth drop depend on (seed, step) alone, on every device.
 
-    A run that is taken up in the middle then drops what an undisturbed one drops.
+    A run that is taken up in the middle then drops what an undisturbed one drops. (Of several processes each drops
+    units of its own inside the encoder, by `Processes.own_draws`.)
     """
     torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from tmcr.training.processes import ALONE, Processes
+
 
 class Progress(Protocol):
     """Whoever watches a run."""
@@ -55,26 +57,35 @@ class Stage:
         """What the completed stage said of itself."""
         return dict(self._read("done.json").get("summary", {}))
 
-    def run(self, work: Callable[[Path], dict[str, Any]]) -> bool:
+    def run(
+        self, work: Callable[[Path], dict[str, Any]], *, processes: Processes = ALONE, together: bool = False
+    ) -> bool:
         """Do the work unless it is done; returns whether anything was done.
 
         `work` gets the stage's folder, which holds what an interrupted attempt with the same inputs left
         there, and returns a summary for `done.json`.
+
+        Args:
+            processes: those of the run; the first says whether anything is to be done, and keeps the folder.
+            together: all of them do the work; otherwise the others wait for the first.
         """
-        if self.complete():
+        if processes.agree(self.complete()):
             return False
-        if self._read("begun.json").get("inputs") != self.digest:
+        if processes.first and self._read("begun.json").get("inputs") != self.digest:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             write_atomically(self.folder / "begun.json", json.dumps({"inputs": self.digest}))
+        processes.wait()
         started = time.monotonic()
-        summary = work(self.folder)
+        summary = work(self.folder) if together or processes.first else {}
         record = {
             "inputs": self.digest,
             "seconds": round(time.monotonic() - started, 2),
             "summary": summary,
         }
-        write_atomically(self.folder / "done.json", json.dumps(record, indent=2))
+        if processes.first:
+            write_atomically(self.folder / "done.json", json.dumps(record, indent=2))
+        processes.wait()
         return True
 
     def _read(self, name: str) -> dict[str, Any]:
@@ -85,14 +96,14 @@ class Stage:
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one JSON object a line, with the stage that it belongs to."""
+    """`metrics.jsonl`: one JSON object a line, with the stage that it belongs to. Without a path nothing is kept."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
 
     def rewind(self, stage: str, rows: int) -> None:
         """Keep the first `rows` rows of a stage that starts anew (0) or is about to repeat what came after them."""
-        if not self.path.exists():
+        if self.path is None or not self.path.exists():
             return
         kept, seen = [], 0
         for line in self.path.read_text(encoding="utf-8").splitlines():
@@ -106,6 +117,8 @@ class MetricsLog:
         write_atomically(self.path, "".join(kept))
 
     def add(self, stage: str, **values: float) -> None:
+        if self.path is None:
+            return
         rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": stage} | rounded) + "\n")
