@@ -354,7 +354,6 @@ def test_features_of_other_encoders_are_refused_in_one_line(
         "the image–text encoder": replace(true, image_text=replace(true.image_text, fingerprint="0" * 64)),
         "the image encoder": replace(true, level=replace(true.level, fingerprint="0" * 64)),
         "the preprocessing for the image encoder": replace(true, level=replace(true.level, preprocess=fine)),
-        "the side photos are decoded for": replace(true, level=None),
         "the arithmetic": replace(true, arithmetic="bf16"),
     }
     for says, encoding in cases.items():
@@ -364,6 +363,9 @@ def test_features_of_other_encoders_are_refused_in_one_line(
         assert str(folder) in str(refused.value)
     any_will_do = replace(true, arithmetic=None)  # no encoder runs
     FeatureManifest.load(folder).require(any_will_do, folder)
+    FeatureFolder(tmp_path / "large", replace(true, level=replace(true.level, preprocess=fine))).close()
+    with pytest.raises(ModelError, match="the side photos are decoded for"):
+        FeatureFolder(tmp_path / "large", replace(true, level=None))
     narrow = replace(true.level, preprocess=true.image_text.preprocess)
     FeatureFolder(tmp_path / "both", replace(true, level=narrow)).close()
     with pytest.raises(ModelError, match="an image encoder's features too"):
