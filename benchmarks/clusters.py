@@ -7,6 +7,7 @@ similarities lie in few dimensions and overlap, as real ones do.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,15 +36,15 @@ def measure(quick: bool) -> Iterator[Result]:
 
     seconds = alternated({"full": full, "ours": ours}, rounds=1 if quick else 3, warm_up=False)
     note = f"K-means, {K} kinds, best of {STARTS} starts, {similarities.shape[1]:,} tags, drawn embeddings"
-    common = {"photos": count, "threads": torch.get_num_threads(), "note": note}
+    common: dict[str, Any] = {"photos": count, "threads": torch.get_num_threads(), "note": note}
     yield result(
         "time", seconds["ours"], "s", ratio=seconds["full"].over(seconds["ours"]),
-        to="scikit-learn's KMeans (its seconds divided by ours)", **common,  # type: ignore[arg-type]
+        to="scikit-learn's KMeans (its seconds divided by ours)", **common,
     )  # fmt: skip
     inertias = {name: inertia(similarities, found) for name, found in centroids.items()}
     yield Result(
         "inertia", value=inertias["ours"], unit="squared distance", ratio=inertias["ours"] / inertias["full"],
-        ratio_to="scikit-learn's KMeans (1 is as good, more is worse)", goal="≤ 1.05", device="cpu", **common,  # type: ignore[arg-type]
+        ratio_to="scikit-learn's KMeans (1 is as good, more is worse)", goal="≤ 1.05", device="cpu", **common,
     )  # fmt: skip
 
 

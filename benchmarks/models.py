@@ -12,7 +12,7 @@ from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from tmcr.assessor import Assessor
 from tmcr.encoders import ImageTextEncoder, image_encoder_from_config, quiet_loading
-from tmcr.hardware import pick_hardware
+from tmcr.hardware import Precision, pick_hardware
 from tmcr.modelfolder import ClusterTable, ImageTextSource, TrainedModel
 from tmcr.network import HeadConfig, PredictionHead
 from tmcr.preparation import Prepared
@@ -31,7 +31,7 @@ _SWIN_B: dict[str, Any] = {
 }  # fmt: skip
 
 
-def large_assessor(precision: str = "fp32") -> Assessor:
+def large_assessor(precision: Precision = "fp32") -> Assessor:
     """CLIP's ViT-L/14 at 336 pixels and Swin-B at 224, with all tags and a head of the paper's width.
 
     Weights are random; the text tower is small, because tags are embedded once and not for each photo.
@@ -64,7 +64,7 @@ def large_assessor(precision: str = "fp32") -> Assessor:
         score_values=torch.linspace(1, 10, BINS),
         hash="random",
     )
-    return Assessor(model, image_text, pick_hardware(precision=precision))  # type: ignore[arg-type]
+    return Assessor(model, image_text, pick_hardware(precision=precision))
 
 
 class RandomProjection:

@@ -45,12 +45,12 @@ def measure(quick: bool) -> Iterator[Result]:
                 yield Result(f"{peer}", note=f"skipped: {why}")
         seconds = alternated(ways, rounds=1 if quick else 5)
     ours = seconds.pop("tmcr").rate(count)
-    common = {"photos": count, "threads": torch.get_num_threads(), "device": device_name(assessor)}
+    common: dict[str, Any] = {"photos": count, "threads": torch.get_num_threads(), "device": device_name(assessor)}
     for peer, taken in seconds.items():
         rate = taken.rate(count)
         yield result(
             f"{peer}", ours, "photos/s", ratio=ours.over(rate), to=f"{peer}, {rate.median:.3g} photos/s",
-            note=f"tmcr end to end, {SMALL[0]}×{SMALL[1]} JPEGs, {origin()}, bundled encoders", **common,  # type: ignore[arg-type]
+            note=f"tmcr end to end, {SMALL[0]}×{SMALL[1]} JPEGs, {origin()}, bundled encoders", **common,
         )  # fmt: skip
 
 

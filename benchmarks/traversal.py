@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,8 +45,8 @@ def compared(*, levels: int, photos: int, width: int, seed: int, rounds: int) ->
 
     for form, plain in (("paper", traversal_paper), ("official", traversal_official)):
         ways = {
-            "loops": passes("loops", lambda plain=plain: plain(features, labels, TEMPERATURE), 1),  # type: ignore[misc]
-            "fast": passes("fast", lambda form=form: traversal_loss(features, labels, form=form), STEPS),  # type: ignore[misc]
+            "loops": passes("loops", partial(plain, features, labels, TEMPERATURE), 1),
+            "fast": passes("fast", partial(traversal_loss, features, labels, form=form), STEPS),
         }
         seconds = alternated(ways, rounds=rounds)
         fast = seconds["fast"].map(lambda each: each / STEPS)

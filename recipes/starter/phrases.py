@@ -17,6 +17,7 @@ from photos import Photos
 from teacher import TeacherOutputs
 from torch import nn
 from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 from words import LOOKS, axis_vector, read_looks
 
 from tmcr.tags.library import TagLibraries
@@ -162,7 +163,7 @@ def train_tokenizer(phrases: list[str], out: Path) -> None:
 def train_text_tower(
     tower: nn.Module,
     projection: nn.Module,
-    tokenizer: object,
+    tokenizer: PreTrainedTokenizerBase,
     phrases: list[str],
     targets: np.ndarray,
     about_looks: list[bool],
@@ -176,7 +177,7 @@ def train_text_tower(
     Half of each batch is about looks. Finished weights are kept in `saved`.
     """
     torch.manual_seed(seed)
-    tokens = tokenizer(phrases, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")  # type: ignore[operator]
+    tokens = tokenizer(phrases, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
     ids, mask = tokens["input_ids"], tokens["attention_mask"]
     wanted = torch.from_numpy(targets)
     modules = nn.ModuleDict({"tower": tower, "projection": projection})

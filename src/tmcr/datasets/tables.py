@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,7 @@ def find_photos_folder(folder: Path, names: Sequence[str]) -> Path:
 def refuse_repeated(ids: Sequence[str], path: Path) -> None:
     """Refuse a list in which an id stands twice."""
     if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        again = next(photo for photo in ids if photo in seen or seen.add(photo))  # type: ignore[func-returns-value]
+        again = Counter(ids).most_common(1)[0][0]
         raise DataError(f"{path}: {again} stands there twice; take the published file, or delete one row")
 
 
