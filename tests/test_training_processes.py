@@ -345,6 +345,10 @@ SETTINGS = {
     "rank.projector": 32,
     "match.batch_size": 16,
     "fit.epochs": 2,
+    # Small: Adam's first steps follow the sign of a gradient, be it nothing but rounding.
+    "rank.learning_rate": 1e-5,
+    "fit.learning_rate": 2e-4,
+    "fit.encoder_learning_rate": 3e-6,
     "fit.hidden": 16,
     "fit.batch_size": 9,
     "fit.refit": False,
@@ -444,8 +448,7 @@ def test_torchrun_takes_a_killed_run_up_and_ends_with_the_numbers_and_files_of_o
         np.testing.assert_allclose(mine[2], other[2], rtol=1e-3, atol=1e-4)
     reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two")]
     for name in ("mse", "emd1", "emd2", "plcc"):
-        # The last bits of single precision, carried through all updates; gradients are held to 1e-10 above.
-        assert reports[1][name] == pytest.approx(reports[0][name], rel=1e-2), name
+        assert reports[1][name] == pytest.approx(reports[0][name], rel=1e-3), name
     assert files(tmp_path / "two") - {"curves.png"} == files(tmp_path / "one")
     embeddings = [np.load(tmp_path / name / "stages" / "match" / "embeddings.npy") for name in ("one", "two")]
     np.testing.assert_array_equal(*embeddings)
