@@ -5,9 +5,7 @@ Run as a program, it scores a folder again and again and kills itself at random 
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from killed_runs import kill_until_done
 
 from tmcr.assessment import Assessment, Tag
 from tmcr.hardware import Hardware
@@ -84,24 +83,14 @@ class StandIn:
 
 def killed_again_and_again(sources: list[str], out: Path, *, ordered: bool, kills: int, seed: int) -> None:
     """Begin a run, kill it with SIGKILL, take it up, kill it, …, and let the last one come to its end."""
-    moments = random.Random(seed)
-    while True:
-        child = os.fork()
-        if child == 0:
-            plan = Plan(sources, out, batch_size=4, ordered=ordered, part_rows=12)
-            with open_run(StandIn(seconds=0.001), plan) as run:
-                run.complete()
-            os._exit(0)
-        if kills > 0:
-            time.sleep(moments.uniform(0.01, 0.15))
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if status == 0:
-            print(f"{out.name}: ended with {kills} kills left")
-            return
-        if status != signal.SIGKILL:
-            raise SystemExit(f"a run ended with status {status}")
-        kills -= 1
+
+    def work() -> None:
+        plan = Plan(sources, out, batch_size=4, ordered=ordered, part_rows=12)
+        with open_run(StandIn(seconds=0.001), plan) as run:
+            run.complete()
+
+    left = kill_until_done(work, kills=kills, moments=random.Random(seed), between=(0.01, 0.15))
+    print(f"{out.name}: ended with {left} kills left")
 
 
 if __name__ == "__main__":

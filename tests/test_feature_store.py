@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from hostile_photos import scene
+from killed_runs import kill_until_done
 from PIL import Image
 from scoring_stand_in import StandIn
 
@@ -291,24 +290,14 @@ def test_many_parts_are_searched_and_nothing_is_kept_twice(tmp_path: Path) -> No
 
 def killed_again_and_again(photos: str, here: Path, kills: int) -> None:
     """Score with kept features, kill that with SIGKILL, take it up, …, and let the last one come to its end."""
-    moments = random.Random(0)
-    while True:
-        child = os.fork()
-        if child == 0:
-            plan = Plan([photos], here / "results", batch_size=4, part_rows=12, features=here / "features")
-            with open_run(Keeping(seconds=0.002), plan) as run:
-                run.complete()
-            os._exit(0)
-        if kills > 0:
-            time.sleep(moments.uniform(0.02, 0.2))
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if status == 0:
-            print(f"ended with {kills} kills left")
-            return
-        if status != signal.SIGKILL:
-            raise SystemExit(f"a run ended with status {status}")
-        kills -= 1
+
+    def work() -> None:
+        plan = Plan([photos], here / "results", batch_size=4, part_rows=12, features=here / "features")
+        with open_run(Keeping(seconds=0.002), plan) as run:
+            run.complete()
+
+    left = kill_until_done(work, kills=kills, moments=random.Random(0), between=(0.02, 0.2))
+    print(f"ended with {left} kills left")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -8,13 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from killed_runs import wait_for_row
 from rated_photos import write_rated_photos
 
 import tmcr
@@ -200,16 +200,6 @@ def slow(self, stage, **values):
 MetricsLog.add = slow
 train(Run(TrainConfig.from_json(sys.argv[2], "argument"), Path(sys.argv[1])))
 """
-
-
-def wait_for_row(log: Path, stage: str, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until and process.poll() is None:
-        rows = log.read_text().splitlines() if log.exists() else []
-        if sum(f'"stage": "{stage}"' in row for row in rows) >= 2:
-            return
-        time.sleep(0.02)
-    pytest.fail(f"the run never reached its second row of {stage}")
 
 
 def test_unreadable_photos_cost_their_row_and_too_many_stop_the_run(

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from hostile_photos import scene
+from killed_runs import wait_for_row
 from rated_photos import write_rated_photos
 from test_rank import StoppedAfter
 from test_rank import run as rank_toy
@@ -406,16 +407,6 @@ def script(folder: Path, *, slow: bool) -> Path:
 def arguments(config: TrainConfig, out: Path) -> list[str]:
     settings = [f"--set={name}={json.dumps(value)}" for name, value in SETTINGS.items()]
     return ["train", f"--data={config.data}", f"--tags={config.tags}", "--device=cpu", f"--out={out}", *settings]
-
-
-def wait_for_row(log: Path, stage: str, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until and process.poll() is None:
-        rows = log.read_text().splitlines() if log.exists() else []
-        if sum(f'"stage": "{stage}"' in row for row in rows) >= 2:
-            return
-        time.sleep(0.02)
-    pytest.fail(f"the run never reached its second row of {stage}: {process.stderr.read() if process.stderr else ''}")
 
 
 def test_when_a_process_dies_the_other_ends_with_one_line(killed: tuple[Path, subprocess.Popen[str], str]) -> None:
