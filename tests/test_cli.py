@@ -76,7 +76,7 @@ def test_a_folder_with_every_kind_of_bad_file_costs_no_row(tmcr: Command, tmp_pa
 
 def test_photos_that_all_fail_are_an_exit_code(tmcr: Command, tmp_path: Path) -> None:
     code, out, _ = tmcr("score", tmp_path / "gone.jpg")
-    assert code == 1
+    assert code == 2
     assert "no such file" in out
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tmcr.encoders import ImageEncoder, ImageTextEncoder
-from tmcr.errors import ConfigError, ModelError
+from tmcr.errors import ConfigError, ModelError, first_line
 from tmcr.export import EMBEDDING, LEVEL_PIXELS, LEVELS, METADATA, TAG_PIXELS, export_info, export_onnx
 from tmcr.features import EncoderUse, Encoding
 from tmcr.hardware import Hardware
@@ -103,7 +103,7 @@ class CompiledBackend(TorchBackend):
                     features = self._compute(self._level_tower, level_pixels)[:count]
         except torch._dynamo.exc.TorchDynamoException as error:
             raise ModelError(
-                f"the encoders cannot be compiled here ({_first_line(error)}); use the torch backend"
+                f"the encoders cannot be compiled here ({first_line(error)}); use the torch backend"
             ) from None
         return embedded, features
 
@@ -132,7 +132,7 @@ class OnnxBackend:
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         except Exception as error:  # the runtime's own error classes are not public
-            raise ModelError(f"{file}: cannot be loaded ({_first_line(error)}); export the model again") from None
+            raise ModelError(f"{file}: cannot be loaded ({first_line(error)}); export the model again") from None
         meta = self._session.get_modelmeta()
         _check(meta.custom_metadata_map.get(METADATA), model, file)
         self.arithmetic = _int8(file) if meta.producer_name == QUANTIZER else "fp32"
@@ -168,7 +168,7 @@ class OpenVinoBackend:
             self.arithmetic = _int8(file) if quantised else _arithmetic(hardware)
             self._network = core.compile_model(network, "CPU", settings)
         except RuntimeError as error:
-            raise ModelError(f"{file}: cannot be loaded ({_first_line(error)}); export the model again") from None
+            raise ModelError(f"{file}: cannot be loaded ({first_line(error)}); export the model again") from None
 
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         inputs = {TAG_PIXELS: tag_pixels.numpy()}
@@ -249,8 +249,3 @@ def _check(metadata: str | None, model: TrainedModel, file: Path) -> None:
             f"{file}: was exported from {info.model} {info.model_hash[:12]}, not from {model.name} {model.hash[:12]}; "
             "export the model again"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__

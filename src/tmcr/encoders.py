@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from tmcr.errors import ModelError, TagError
+from tmcr.errors import ModelError, TagError, first_line
 from tmcr.preprocess import PreprocessSpec
 
 SHORT_NAMES = {
@@ -191,7 +191,7 @@ def load_image_text_encoder(
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{source}: its tokenizer cannot be read ({_first_line(error)}); copy the folder again"
+            f"{source}: its tokenizer cannot be read ({first_line(error)}); copy the folder again"
         ) from None
     preprocess = preprocess or _preprocess(folder)
     return ImageTextEncoder(model, tokenizer, source, _fingerprint(folder), preprocess)
@@ -276,7 +276,7 @@ def image_encoder_from_config(config: dict[str, Any]) -> ImageEncoder:
         model_config = AutoConfig.for_model(values.pop("model_type"), **values)
         tower = AutoModel.from_config(model_config)
     except (ValueError, KeyError) as error:
-        raise ModelError(f"unknown image encoder ({_first_line(error)}); a newer transformers may know it") from None
+        raise ModelError(f"unknown image encoder ({first_line(error)}); a newer transformers may know it") from None
     # A CLIP or SigLIP vision model wraps the tower that the joint model holds bare.
     return ImageEncoder(
         getattr(tower, "vision_model", tower),
@@ -323,7 +323,7 @@ def _load_weights(loader: Any, folder: Path, source: str) -> Any:
                 dtype=torch.float32,
             )
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise ModelError(f"{source}: cannot be loaded ({_first_line(error)}); copy the folder again") from None
+        raise ModelError(f"{source}: cannot be loaded ({first_line(error)}); copy the folder again") from None
     # Buffers that the network computes itself may be absent; weights may not.
     if missing := sorted(key for key in report["missing_keys"] if "position_ids" not in key):
         raise ModelError(f"{source}: its weights lack {missing[0]} and {len(missing) - 1} more; copy the folder again")
@@ -356,7 +356,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ModelError(f"{path.parent}: no {path.name} there; give a folder in transformers' format") from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({_first_line(error)}); copy it again") from None
+        raise ModelError(f"{path}: cannot be read ({first_line(error)}); copy it again") from None
 
 
 def _fingerprint(folder: Path) -> str:
@@ -368,8 +368,3 @@ def _fingerprint(folder: Path) -> str:
             with open(os.path.realpath(path), "rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__

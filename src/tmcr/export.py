@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tmcr.encoders import ImageEncoder, ImageTower
-from tmcr.errors import ModelError
+from tmcr.errors import ModelError, first_line
 from tmcr.matching import match
 from tmcr.modelfolder import TrainedModel
 from tmcr.network import PredictionHead
@@ -95,8 +95,7 @@ def export_onnx(model: TrainedModel, tower: ImageTower, out: Path) -> None:
                 verbose=False,
             )
     except Exception as error:  # the exporter's errors are of many kinds; each means that it cannot express the model
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{model.name} cannot be exported ({reason[:160]}); use the torch backend") from None
+        raise ModelError(f"{model.name} cannot be exported ({first_line(error)}); use the torch backend") from None
     finally:
         quiet.setLevel(level)
     if program is None:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from tmcr.datasets.leakage import Learnt
 from tmcr.encoders import ImageEncoder, image_encoder_from_config
-from tmcr.errors import ModelError
+from tmcr.errors import ModelError, first_line
 from tmcr.network import HeadConfig, PredictionHead
 from tmcr.preprocess import PreprocessSpec
 from tmcr.tags import TagLibraries
@@ -245,8 +245,9 @@ def load_model(folder: Path) -> TrainedModel:
     except FileNotFoundError as error:
         raise ModelError(f"{folder}: the model folder lacks {Path(error.filename or '').name}; copy it again") from None
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{folder}: the model folder is damaged ({reason}); copy or train it again") from None
+        raise ModelError(
+            f"{folder}: the model folder is damaged ({first_line(error)}); copy or train it again"
+        ) from None
     if len(text) != len(libraries.names):
         raise ModelError(f"{folder}: {len(text)} tag embeddings for {len(libraries.names)} tags; copy it again")
     return model

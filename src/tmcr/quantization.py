@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tmcr.assessor import Assessor
 from tmcr.datasets import load_manifest
 from tmcr.datasets.manifest import Manifest
-from tmcr.errors import DataError, ImageError, ModelError
+from tmcr.errors import DataError, ImageError, ModelError, first_line
 from tmcr.evaluation import evaluate_assessor
 from tmcr.export import LEVEL_PIXELS, METADATA, TAG_PIXELS, export_onnx
 from tmcr.images import decode
@@ -152,8 +152,7 @@ def quantize_onnx(source: Path, out: Path, photos: Iterator[Pixels]) -> None:
                 nodes_to_exclude=_after_the_encoders(str(prepared)),
             )
         except Exception as error:  # the quantiser raises whatever its parts raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"{source}: cannot be quantised ({reason[:160]}); use it as it is") from None
+            raise ModelError(f"{source}: cannot be quantised ({first_line(error)}); use it as it is") from None
         done = onnx.load(str(written))
         if not any(entry.key == METADATA for entry in done.metadata_props):
             done.metadata_props.extend(kept)

@@ -132,7 +132,7 @@ def score(
     else:
         none_readable = run_and_report(load_model(workers=workers), plan, gallery=gallery, top=top)
     if none_readable:
-        raise typer.Exit(1)
+        raise typer.Exit(2)
 
 
 def assess_and_report(assessor: Assessor, paths: list[Path], *, out: Path, gallery: Path) -> None:

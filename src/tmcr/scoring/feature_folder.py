@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from tmcr.errors import ConfigError, DataError, ModelError
+from tmcr.errors import ConfigError, DataError, ModelError, first_line
 from tmcr.features import Encoding
 from tmcr.results import stored_name
-from tmcr.scoring.parts import flush_to_disk, locked
+from tmcr.scoring.parts import locked, write_whole
 from tmcr.scoring.repeats import decoder_key
 
 Storage = Literal["float16", "float32"]
@@ -85,7 +85,7 @@ class FeatureManifest:
             "storage": self.storage,
             "parts": [{"name": part.name, "rows": part.rows} for part in self.parts],
         }
-        _write(folder / MANIFEST, json.dumps(values, indent=1).encode("ascii"))
+        write_whole(folder / MANIFEST, json.dumps(values, indent=1).encode("ascii"))
 
     @classmethod
     def load(cls, folder: Path) -> FeatureManifest:
@@ -106,7 +106,7 @@ class FeatureManifest:
                 f"{folder}: no features there ({MANIFEST} is missing); 'tmcr score PHOTOS --features FOLDER' makes them"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
-            raise DataError(f"{path}: is damaged ({_first_line(error)}); delete the folder and score again") from None
+            raise DataError(f"{path}: is damaged ({first_line(error)}); delete the folder and score again") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,8 +328,8 @@ class FeatureFolder:
         )
         sink = pa.BufferOutputStream()
         parquet.write_table(table, sink, compression="zstd")
-        _write(self.path / f"{record.name}.safetensors", save(tensors))
-        _write(self.path / f"{record.name}.parquet", sink.getvalue())
+        write_whole(self.path / f"{record.name}.safetensors", save(tensors))
+        write_whole(self.path / f"{record.name}.parquet", sink.getvalue())
         manifest.parts.append(record)
         try:
             manifest.save(self.path)
@@ -427,34 +427,11 @@ def _entries(keys: NDArray[np.uint8], number: int) -> tuple[NDArray[np.uint64], 
     return heads[order], order.astype(np.int64) + number * 2**32
 
 
-def _write(path: Path, data: Any) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            flush_to_disk(file)
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
-
-
 @contextlib.contextmanager
 def _damage_reported(part: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DataError(
-            f"{part}.*: is missing or damaged ({_first_line(error)}); delete the folder and score again"
+            f"{part}.*: is missing or damaged ({first_line(error)}); delete the folder and score again"
         ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__

@@ -197,16 +197,8 @@ class ResultsFolder:
         self._lock.close()
 
     def _save(self) -> None:
-        part = self.path / (MANIFEST + ".part")
-        try:
-            with part.open("w", encoding="ascii") as file:
-                json.dump({"format": FORMAT} | asdict(self.manifest), file, indent=1)
-                flush_to_disk(file)
-            part.replace(self.path / MANIFEST)
-        except OSError:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
+        content = json.dumps({"format": FORMAT} | asdict(self.manifest), indent=1)
+        write_whole(self.path / MANIFEST, content.encode("ascii"))
 
     def _strangers(self) -> list[str]:
         names = sorted(each.name for each in self.path.iterdir())
@@ -329,6 +321,24 @@ def locked(path: Path) -> BinaryIO:
     except OSError:  # a network drive without locks
         return file
     return file
+
+
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Write a file whole or not at all, also if the machine stops.
+
+    Raises:
+        OSError: the disk is full; a file that was there is untouched.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            flush_to_disk(file)
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
 
 
 def flush_to_disk(file: Any) -> None:

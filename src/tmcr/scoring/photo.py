@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from tmcr.errors import ConfigError, ImageError
+from tmcr.errors import ConfigError, ImageError, first_line
 from tmcr.images import ImageLimits, PhotoBytes, read_bytes
 
 _ATTEMPTS = 3  # a server that stumbles is asked again
@@ -83,17 +83,11 @@ def open_url(url: str) -> Any:
         cause = error.__cause__
         if cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410):
             raise
-        raise OSError(why(cause)) from None
+        raise OSError(first_line(cause)) from None
 
 
 def scheme_of(url: str) -> str:
     return url.partition("://")[0].lower()
-
-
-def why(error: BaseException) -> str:
-    """What an exception says, as one short line."""
-    text = str(error).strip().splitlines()
-    return text[0][:160] if text else type(error).__name__
 
 
 def _download(url: str, limits: ImageLimits) -> bytes:
@@ -106,9 +100,9 @@ def _download(url: str, limits: ImageLimits) -> bytes:
         except FileNotFoundError:
             raise ImageError("missing", "no such file", url) from None
         except (PermissionError, IsADirectoryError, ConfigError) as error:
-            raise ImageError("unreadable", f"cannot be read ({why(error)})", url) from None
+            raise ImageError("unreadable", f"cannot be read ({first_line(error)})", url) from None
         except Exception as error:  # each plug-in has exceptions of its own
             failure = error
         else:
             return read_bytes(PhotoBytes(url, data), limits)
-    raise ImageError("unreadable", f"cannot be read after {_ATTEMPTS} attempts ({why(failure)})", url)
+    raise ImageError("unreadable", f"cannot be read after {_ATTEMPTS} attempts ({first_line(failure)})", url)

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from tmcr.assessment import Assessment
-from tmcr.errors import ConfigError, ImageError
+from tmcr.errors import ConfigError, ImageError, first_line
 from tmcr.images import PhotoBytes, content_hash
 from tmcr.preparation import Prepared
 from tmcr.scoring.feature_folder import FeatureFolder, Kept
-from tmcr.scoring.photo import Photo, why
+from tmcr.scoring.photo import Photo
 from tmcr.scoring.repeats import Repeats, Slot
 from tmcr.streaming import ordered_map, overlapped, unordered_map
 
@@ -155,7 +155,9 @@ def _prepared(prepare: Callable[[PhotoBytes], Prepared], data: PhotoBytes) -> Pr
     try:
         return prepare(data)
     except Exception as error:  # `prepare` reports what it knows; what it does not know must not stop the run either
-        return Prepared(data.name, error=ImageError("crashed", f"{type(error).__name__}: {why(error)}", data.name))
+        return Prepared(
+            data.name, error=ImageError("crashed", f"{type(error).__name__}: {first_line(error)}", data.name)
+        )
 
 
 def _batches(items: Iterable[_Item], size: int, stop: threading.Event) -> Iterator[_Batch]:

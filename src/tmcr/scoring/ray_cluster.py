@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tmcr.errors import ConfigError
-from tmcr.scoring.photo import why
+from tmcr.errors import ConfigError, first_line
 
 _CPUS, _MOST_CPUS = 4, 16  # of a worker: without a GPU; with one, at most
 _TIMEOUT = 5.0  # seconds to wait for an answer from an address
@@ -65,9 +64,9 @@ def connected(address: str | None) -> Iterator[Any]:
         ray.init(**options)
     except Exception as error:  # Ray has many ways to say that it cannot connect
         if local:
-            raise ConfigError(f"Ray cannot be started here ({why(error)}); score with --engine local") from None
+            raise ConfigError(f"Ray cannot be started here ({first_line(error)}); score with --engine local") from None
         raise ConfigError(
-            f"no Ray cluster can be joined at {address} ({why(error)}); start one with 'ray start --head', set "
+            f"no Ray cluster can be joined at {address} ({first_line(error)}); start one with 'ray start --head', set "
             "RAY_AUTH_MODE=token for one that asks for a token, or leave out --ray-address to use this machine alone"
         ) from None
     try:
@@ -85,8 +84,8 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT).close()
     except (OSError, OverflowError) as error:
         raise ConfigError(
-            f"nothing answers at --ray-address {address} ({why(error)}); check host and port (HOST:6379 from a machine "
-            "of the cluster, ray://HOST:10001 from elsewhere) and that the cluster is up"
+            f"nothing answers at --ray-address {address} ({first_line(error)}); check host and port (HOST:6379 from "
+            "a machine of the cluster, ray://HOST:10001 from elsewhere) and that the cluster is up"
         ) from None
 
 

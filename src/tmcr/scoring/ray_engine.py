@@ -29,9 +29,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from tmcr.errors import ConfigError, DataError, TmcrError
-from tmcr.scoring.parts import Manifest, PartRecord, ResultsFolder
-from tmcr.scoring.photo import is_url, why
+from tmcr.errors import ConfigError, DataError, TmcrError, first_line
+from tmcr.scoring.parts import Manifest, PartRecord, ResultsFolder, write_whole
+from tmcr.scoring.photo import is_url
 from tmcr.scoring.ray_cluster import RayOptions, connected, share
 from tmcr.scoring.ray_tasks import Task, cut, final_rows, photos_in_a_task
 from tmcr.scoring.ray_worker import Greeting, Part, Worker
@@ -334,17 +334,11 @@ def _enter(folder: ResultsFolder, part: Part) -> None:
         OSError: the disk is full; finished parts are untouched.
     """
     path = folder.next_part()
-    half = path.with_name(path.name + ".part")
     try:
-        with half.open("wb") as file:
-            file.write(part.data)
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
+        write_whole(path, part.data)
         folder.add(PartRecord(path.name, part.rows, part.count, part.errors))
     except OSError:
-        for each in (half, path):
-            each.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         raise
 
 
@@ -360,4 +354,4 @@ def _reason(error: Exception) -> str:
     for mark in ("Worker exit detail: ", "The actor is dead because "):
         if mark in text:
             return text.partition(mark)[2].splitlines()[0].split(". ")[0][:160]
-    return why(error)
+    return first_line(error)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from tmcr.errors import DataError, ImageError
+from tmcr.errors import DataError, ImageError, first_line
 from tmcr.images import IMAGE_SUFFIXES, ImageLimits
-from tmcr.scoring.photo import is_url, open_url, why
+from tmcr.scoring.photo import is_url, open_url
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 PARQUET_SUFFIXES = (".parquet",)
@@ -60,7 +60,7 @@ def members(shard: str, *, column: str | None, limits: ImageLimits) -> Iterator[
         yield Member(shard, error=ImageError("missing", "no such shard", shard))
     except Exception as error:  # whatever the plug-in, pyarrow or zlib makes of damage and lost connections
         detail = f"the shard cannot be read beyond its first {count} photos" if count else "the shard cannot be read"
-        yield Member(shard, error=ImageError("unreadable", f"{detail} ({why(error)})", shard))
+        yield Member(shard, error=ImageError("unreadable", f"{detail} ({first_line(error)})", shard))
 
 
 def photo_count(shard: str) -> int | None:
