@@ -204,7 +204,7 @@ def test_a_finished_folder_is_not_scored_again(photos: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("memory", [1, 3, 7])
 def test_out_of_memory_halves_the_batch_and_goes_on(memory: int, photos: Path, tmp_path: Path) -> None:
     notes: list[str] = []
-    model = StandIn(memory=memory)
+    model = StandIn(memory=memory, at_once=1)
     with open_run(model, Plan([str(photos)], tmp_path / "r", batch_size=16), note=notes.append) as run:
         run.complete()
     assert max(model.batches) <= memory

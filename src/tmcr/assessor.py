@@ -70,7 +70,7 @@ class Assessor:
         self.prepare = Preparation(model.image_text.preprocess, for_levels, self.limits)
         device = self.hardware.device
         self.image_text = image_text
-        self._backend = backend or TorchBackend(model, image_text, self.hardware)
+        self._backend: Backend = backend or TorchBackend(model, image_text, self.hardware)
         self._head = model.head.to(device).eval()
         self._text = model.text.to(device)
         self._score_values = model.score_values.to(device)
@@ -94,6 +94,11 @@ class Assessor:
     def encoding(self) -> Encoding:
         """All that `features` depends on beside the photos."""
         return encoding_of(self.model, self._backend.arithmetic)
+
+    @property
+    def backend(self) -> Backend:
+        """What computes the encoders."""
+        return self._backend
 
     def with_backend(self, name: str, exported: Path | None = None) -> Assessor:
         """The same model with its encoders computed by another backend (see `tmcr.backends.open_backend`)."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,7 +23,7 @@ from tmcr.encoders import ImageEncoder, ImageTextEncoder
 from tmcr.errors import ConfigError, ModelError, first_line
 from tmcr.export import EMBEDDING, LEVEL_PIXELS, LEVELS, METADATA, TAG_PIXELS, export_info, export_onnx
 from tmcr.features import EncoderUse, Encoding
-from tmcr.hardware import Hardware
+from tmcr.hardware import Hardware, torch_threads
 from tmcr.modelfolder import TrainedModel
 
 QUANTIZER = "onnx.quantize"  # what ONNX Runtime's quantiser signs its files with
@@ -39,27 +40,55 @@ class Backend(Protocol):
         name: one of `BackendName`.
         arithmetic: "fp32", "bf16", or "int8" and the hash of the file; features of one kind may stand in for
             each other.
+        own_threads: it keeps the processors busy with threads of its own, not with those that torch has for the
+            thread that calls it.
+        at_once: calls that are worth making at the same time.
     """
 
     name: str
     arithmetic: str
+    own_threads: bool
+    at_once: int
 
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]: ...
 
 
 class TorchBackend:
-    """The reference."""
+    """The reference.
+
+    On a CPU the photos of a batch are shared out among threads: threads that share each layer instead wait for each
+    other at its end, and all for the one that lost its processor to a decoder.
+    """
 
     name = "torch"
 
     def __init__(self, model: TrainedModel, image_text: ImageTextEncoder, hardware: Hardware) -> None:
         self._hardware = hardware
+        self.own_threads = hardware.device.type == "cpu"
+        self.at_once = 2 if self.own_threads else 1  # the end of one batch leaves threads for the next
+        self._threads = torch.get_num_threads() if self.own_threads else 1
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tmcr-encode")
         self.arithmetic = _arithmetic(hardware)
         self._image_text = image_text.to(hardware.device)
         self._encoder = model.encoder.to(hardware.device).eval() if model.encoder is not None else None
 
-    @torch.inference_mode()
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if not self.own_threads:
+            return self._encode(tag_pixels, level_pixels)
+        count = min(self._threads, len(tag_pixels))
+        tags = tag_pixels.tensor_split(count)
+        levels = level_pixels.tensor_split(count) if level_pixels is not None else [None] * count
+        with torch_threads(self._threads // count):
+            pieces = list(self._pool.map(partial(self._encode, threads=self._threads // count), tags, levels))
+        features = [piece for _, piece in pieces if piece is not None]
+        return torch.cat([piece for piece, _ in pieces]), torch.cat(features) if features else None
+
+    @torch.inference_mode()
+    def _encode(
+        self, tag_pixels: Tensor, level_pixels: Tensor | None, threads: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        if threads is not None:
+            torch.set_num_threads(threads)  # counts for the thread that says it
         features = None
         with self._hardware.autocast():
             embedded = self._image_text.encode_images(self._on_device(tag_pixels))
@@ -85,6 +114,7 @@ class CompiledBackend(TorchBackend):
 
     def __init__(self, model: TrainedModel, image_text: ImageTextEncoder, hardware: Hardware) -> None:
         super().__init__(model, image_text, hardware)
+        self.own_threads, self.at_once = False, 1
         mode = "reduce-overhead" if hardware.device.type == "cuda" else "default"
         self._batch = 0
         compiled = partial(torch.compile, mode=mode, dynamic=False)
@@ -119,6 +149,8 @@ class OnnxBackend:
     """ONNX Runtime on an exported file."""
 
     name = "onnx"
+    own_threads = True
+    at_once = 1
 
     def __init__(self, model: TrainedModel, file: Path, hardware: Hardware) -> None:
         try:
@@ -149,6 +181,8 @@ class OpenVinoBackend:
     """OpenVINO on an exported file; on Intel and AMD processors often the fastest."""
 
     name = "openvino"
+    own_threads = True
+    at_once = 1
 
     def __init__(self, model: TrainedModel, file: Path, hardware: Hardware) -> None:
         try:

@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmcr.errors import DataError
+from tmcr.images import DRAFT_MARGIN
 from tmcr.preprocess import PreprocessSpec
 
 
 def store_key(encoder_fingerprint: str, preprocess: PreprocessSpec) -> str:
-    """Name of the store for an encoder and its preprocessing."""
-    text = json.dumps([encoder_fingerprint, preprocess.to_dict()], sort_keys=True)
+    """Name of the store for an encoder, its preprocessing, and how photos are decoded for it."""
+    text = json.dumps([encoder_fingerprint, preprocess.to_dict(), DRAFT_MARGIN], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,6 +91,17 @@ def _own_device(device: str, place: int, places: int) -> str:
             f"start torchrun with --nproc-per-node {max(gpus, 1)}, or train with --device cpu"
         )
     return f"cuda:{place}"
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads for an operation of this thread, and of threads begun meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def default_workers() -> int:

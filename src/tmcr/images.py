@@ -43,8 +43,8 @@ IMAGE_SUFFIXES = (
 )
 
 # A JPEG may be decoded at a fraction of its size as long as its shorter side stays this many times the
-# side that is needed: the resize that follows then still averages over several pixels.
-DRAFT_MARGIN = 2
+# side that is needed: the frequencies that this leaves out are those that the resize after it would take away.
+DRAFT_MARGIN = 1.25
 
 # What Pillow's decoders raise on damaged data. Anything they find wrong, they say in one of these.
 _DAMAGE = (
@@ -340,7 +340,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return converted if converted is not None else image
 
 
-def _draft_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+def _draft_size(size: tuple[int, int], side: float) -> tuple[int, int]:
     shorter = min(size)
     if shorter <= side:
         return size

@@ -155,9 +155,11 @@ class PreprocessSpec:
         return image.crop((left, top, left + self.size, top + self.size))
 
     def _normalized(self, image: Image.Image) -> NDArray[np.float32]:
-        pixels = np.asarray(image, dtype=np.float32) / 255
-        pixels = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
+        pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
+        std = 255 * np.asarray(self.std)[:, None, None]
+        pixels -= (255 * np.asarray(self.mean)[:, None, None]).astype(np.float32)
+        pixels *= (1 / std).astype(np.float32)
+        return pixels
 
 
 def _within_aspect(image: Image.Image) -> Image.Image:

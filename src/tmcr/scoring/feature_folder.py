@@ -37,7 +37,7 @@ from tmcr.scoring.repeats import decoder_key
 
 Storage = Literal["float16", "float32"]
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "features.json"
 _LOCK = ".lock"
 _PART = re.compile(r"part-\d{5,}\.(parquet|safetensors)(\.part)?")

@@ -1,8 +1,8 @@
 """Read → look for repeats → decode and preprocess → encode → verdicts: stages that overlap, between bounded queues.
 
-    listing thread ─→ reading threads ─→ repeats ─→ decoding threads ─→ batches ─→ encoding thread ─→ rows
+    listing thread ─→ reading threads ─→ repeats ─→ decoding threads ─→ batches ─→ encoding threads ─→ rows
 
-The caller's thread turns features into verdicts and writes them while the next batch is encoded. A photo whose
+The caller's thread turns features into verdicts and writes them while the next batches are encoded. A photo whose
 features are kept from an earlier run is read for its hash, and neither decoded nor encoded.
 
 Batches are cut by the photos alone, never by the clock, and a run may stop only after a whole batch. So a run
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from tmcr.assessment import Assessment
 from tmcr.errors import ConfigError, ImageError, first_line
+from tmcr.hardware import torch_threads
 from tmcr.images import PhotoBytes, content_hash
 from tmcr.preparation import Prepared
 from tmcr.scoring.feature_folder import FeatureFolder, Kept
@@ -38,6 +40,7 @@ _BYTES_AHEAD = 512 * 2**20  # encoded photos in memory that wait for a decoder
 _ROWS_PER_PHOTO = 16  # a batch ends after this many rows for each photo it may encode: repeats and failures
 
 
+_Features = tuple[Tensor, Tensor | None]
 Row = tuple[int, Assessment]  # a photo's place among all of the run, and the verdict on it
 
 
@@ -59,7 +62,12 @@ class _Item:
 class _Batch:
     items: list[_Item] = field(default_factory=list)
     to_assess: list[_Item] = field(default_factory=list)
-    features: tuple[Tensor, Tensor | None] | None = None
+    encoding: Future[_Features] | None = None
+
+    @property
+    def fresh(self) -> list[_Item]:
+        """Those to assess of which no features are kept."""
+        return [item for item in self.to_assess if item.kept is None]
 
 
 def score_photos(
@@ -143,12 +151,18 @@ def score_photos(
             with closing(decoded):
                 yield from _batches(decoded, batch_size, stop)
 
+    at_once = assessor.backend.at_once
     with (
+        torch_threads(1) if assessor.backend.own_threads else nullcontext(),
+        ThreadPoolExecutor(at_once, thread_name_prefix="tmcr-batch") as pool,
         closing(overlapped(prepared(), ahead=2, stop=stop)) as batches,
-        closing(overlapped(_encoded(assessor, batches, features, note), ahead=2)) as encoded,
+        closing(overlapped(_begun(batches, pool, _Encoder(assessor, note)), ahead=at_once)) as begun,
     ):
-        for batch in encoded:
-            yield _rows(assessor, batch)
+        try:
+            for batch in begun:
+                yield _rows(assessor, batch, features)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # what is not encoded by now, nobody wants
 
 
 def _prepared(prepare: Callable[[PhotoBytes], Prepared], data: PhotoBytes) -> Prepared:
@@ -189,19 +203,24 @@ def _released(item: _Item) -> list[_Item]:
     return [item, *waiting]
 
 
-def _encoded(
-    assessor: Assessor, batches: Iterable[_Batch], features: FeatureFolder | None, note: Callable[[str], None]
+def _begun(
+    batches: Iterable[_Batch], pool: ThreadPoolExecutor, encode: Callable[[Sequence[Prepared]], _Features]
 ) -> Iterator[_Batch]:
-    encode = _Encoder(assessor, note)
+    """The batches, as soon as their encoding has been asked for."""
     for batch in batches:
-        fresh = [item for item in batch.to_assess if item.kept is None]
-        if fresh:
-            batch.features = encode([item.prepared for item in fresh if item.prepared is not None])
-        if features is not None and batch.to_assess:
-            if batch.features is not None:
-                _keep(fresh, *batch.features, features)
-            batch.features = _stacked([item.kept for item in batch.to_assess if item.kept is not None])
+        if fresh := [item.prepared for item in batch.fresh if item.prepared is not None]:
+            batch.encoding = pool.submit(encode, fresh)
         yield batch
+
+
+def _features_of(batch: _Batch, folder: FeatureFolder | None) -> _Features | None:
+    """Features of all photos to assess, those kept earlier among them; None where there is no such photo."""
+    made = batch.encoding.result() if batch.encoding is not None else None
+    if folder is None or not batch.to_assess:
+        return made
+    if made is not None:
+        _keep(batch.fresh, *made, folder)
+    return _stacked([item.kept for item in batch.to_assess if item.kept is not None])
 
 
 def _keep(items: Sequence[_Item], embeddings: Tensor, levels: Tensor | None, features: FeatureFolder) -> None:
@@ -215,7 +234,7 @@ def _keep(items: Sequence[_Item], embeddings: Tensor, levels: Tensor | None, fea
         item.kept = features.put(item.photo.name, item.content_hash, item.prepared.size, embedding_rows[row], level_row)
 
 
-def _stacked(kept: Sequence[Kept]) -> tuple[Tensor, Tensor | None]:
+def _stacked(kept: Sequence[Kept]) -> _Features:
     levels = [each.levels for each in kept if each.levels is not None]
     return (
         torch.from_numpy(np.stack([each.embedding for each in kept])).float(),
@@ -231,8 +250,8 @@ class _Encoder:
         self._note = note
         self._most: int | None = None
 
-    def __call__(self, photos: Sequence[Prepared]) -> tuple[Tensor, Tensor | None]:
-        done: list[tuple[Tensor, Tensor | None]] = []
+    def __call__(self, photos: Sequence[Prepared]) -> _Features:
+        done: list[_Features] = []
         start = 0
         while start < len(photos):
             piece = photos[start : start + (self._most or len(photos))]
@@ -259,9 +278,10 @@ class _Encoder:
         self._note(f"{device} ran out of memory: going on with {self._most} photos at a time")
 
 
-def _rows(assessor: Assessor, batch: _Batch) -> list[Row]:
+def _rows(assessor: Assessor, batch: _Batch, folder: FeatureFolder | None) -> list[Row]:
+    features = _features_of(batch, folder)
     prepared = [item.prepared for item in batch.to_assess if item.prepared is not None]
-    verdicts = iter(assessor.verdicts(prepared, *batch.features) if batch.features is not None else [])
+    verdicts = iter(assessor.verdicts(prepared, *features) if features is not None else [])
     rows: list[Row] = []
     for item in batch.items:
         if item.prepared is None:
