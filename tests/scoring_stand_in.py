@@ -33,9 +33,7 @@ class StandIn:
 
     name = "stand-in"
 
-    def __init__(
-        self, *, workers: int = 2, memory: int | None = None, seconds: float = 0.0, at_once: int = 2
-    ) -> None:
+    def __init__(self, *, workers: int = 2, memory: int | None = None, seconds: float = 0.0, at_once: int = 2) -> None:
         """Encode at most `memory` photos in a batch, each in so many `seconds`, and `at_once` batches side by side."""
         self.backend = SimpleNamespace(own_threads=True, at_once=at_once)
         self.hardware = Hardware(torch.device("cpu"), bf16=False, photo_workers=workers)

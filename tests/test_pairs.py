@@ -121,23 +121,33 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     }
 
 
+def share_in_order(changes: dict[str, object], folder: Path) -> float:
+    """Share of the pairs that a head scores in the right order."""
+    config = preset("small").with_overrides(changes)
+    run = Run(config, folder)
+    fitted = run.fit()
+    pairs = run._pairs(config.fit.model_copy(update={"pair_weight": 1.0}), run.ranked_encoder())
+    with torch.inference_mode():
+        similarities = pairs.embeddings @ run.matched.text.T
+        distributions = fitted.head(similarities, pairs.features).softmax(1)
+        scores = distributions @ torch.from_numpy(run.manifest.score_values).float()
+    damaged = pairs.strength > 0
+    return float((scores[pairs.original] > scores[pairs.copy])[damaged].float().mean())
+
+
 def test_pairs_teach_what_the_ratings_do_not(settings: dict[str, object], tmp_path: Path) -> None:
-    share = {}
-    for weight in (0.0, 5.0):
-        config = preset("small").with_overrides(settings | {"fit.pair_weight": weight})
-        run = Run(config, tmp_path / f"{weight}")
-        fitted = run.fit()
-        encoder = run.ranked_encoder()
-        pairs = run._pairs(config.fit.model_copy(update={"pair_weight": 1.0}), encoder)
-        with torch.inference_mode():
-            similarities = pairs.embeddings @ run.matched.text.T
-            scores = (
-                fitted.head(similarities, pairs.features).softmax(1)
-                @ torch.from_numpy(run.manifest.score_values).float()
-            )
-        damaged = pairs.strength > 0
-        share[weight] = float((scores[pairs.original] > scores[pairs.copy])[damaged].float().mean())
-    assert share[5.0] > max(0.8, share[0.0])
+    without, with_pairs = (
+        share_in_order(settings | {"fit.pair_weight": weight}, tmp_path / f"{weight}") for weight in (0.0, 5.0)
+    )
+    assert with_pairs > max(0.8, without)
+
+
+def test_pairs_alone_teach_before_the_first_rating(settings: dict[str, object], tmp_path: Path) -> None:
+    few = settings | {"fit.pair_weight": 0.1, "fit.epochs": 1}
+    at_once, first_alone = (
+        share_in_order(few | {"fit.pair_epochs": passes}, tmp_path / f"{passes}") for passes in (0, 40)
+    )
+    assert first_alone > max(0.8, at_once)
 
 
 def test_pairs_and_fine_tuning_exclude_each_other(settings: dict[str, object], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tmcr.network import DimensionTransform, PredictionHead, expected_score
 
-PATH_NODES = 32
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,8 @@ class _Rectified:
 
 def _mean_score_gradient(start: Tensor, end: Tensor, values: Tensor) -> Tensor:
     """d(mean rating)/d(logits), averaged over the straight path from start (1, D) to end (B, D): (B, D)."""
-    nodes, weights = np.polynomial.legendre.leggauss(PATH_NODES)
     total = torch.zeros_like(end)
-    for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+    for node, weight in zip((_NODES + 1) / 2, _WEIGHTS / 2, strict=True):
         share = (start + node * (end - start)).softmax(1)
         total += weight * share * (values - expected_score(share, values)[:, None])
     # What the quadrature leaves (visible only where logits are tens apart) is spread along the path itself.

@@ -97,6 +97,7 @@ class FitConfig(_Section):
     pair_margin: float = Field(0.5, ge=0)  # score points between a photo and its copy at full strength
     pair_copies: int = Field(6, ge=1)  # damaged copies of each photo
     pair_batch: int = Field(256, ge=1)  # pairs beside each batch of rated photos
+    pair_epochs: int = Field(0, ge=0)  # passes over the pairs alone, before the first rating is learnt
     pair_photos: Path | None = None  # folder with unlabelled photos that give pairs too
     # Stretch the predictions about the reference until their spread is this share of the ratings' spread on the
     # validation part. The squared error alone would have it at about the correlation. None: as fitted.

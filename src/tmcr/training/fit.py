@@ -123,6 +123,8 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         epoch, best = state["epoch"], state["best"]
+    elif data.pairs is not None:
+        _learn_pairs_alone(head, data, data.pairs, config, hardware, seed)
     for part in parts.values():
         processes.same_state(part)
     if not resumed and fixed_epochs is None:
@@ -162,6 +164,22 @@ def fit(
         part.load_state_dict(best["state"][name])
         part.eval()
     return {"epoch": best["epoch"], "val_emd": best["emd"], "val_srcc": best["srcc"]}
+
+
+def _learn_pairs_alone(
+    head: PredictionHead, data: FitData, pairs: Pairs, config: FitConfig, hardware: Hardware, seed: int
+) -> None:
+    """`pair_epochs` passes over the pairs: few ratings are learnt in fewer steps than damage needs."""
+    rng = np.random.default_rng((seed, 2))
+    optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    for _ in range(config.pair_epochs * -(-len(pairs) // config.pair_batch)):
+        head.train()
+        rated = rng.choice(data.train, min(config.batch_size, len(data.train)), replace=False)
+        with torch.no_grad():  # so that batch normalisation knows the photos
+            head(data.matched.similarities(rated).to(hardware.device), _rows(data.level_features, rated, hardware))
+        optimizer.zero_grad(set_to_none=True)
+        _pair_term(head, data, pairs, config, hardware, rng).backward()
+        optimizer.step()
 
 
 def _train_epoch(
