@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from looks import EDITS, apply_edits, crop_strengths, measure
+from looks import CROP_AXES, EDITS, apply_edits, crop_strengths, measure
 from photos import Photos, build_photos
 from phrases import (
     DIM,
@@ -28,7 +29,7 @@ from phrases import (
     vocabulary_phrases,
 )
 from student import INPUT, MEAN, STD, Student, crops_of, distil, normalized, vision_config
-from teacher import TeacherOutputs, label_photos
+from teacher import PLAIN, TeacherOutputs, label_photos
 from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
@@ -47,18 +48,24 @@ def build_encoder(data: Path, out: Path, *, steps: int, text_steps: int, seed: i
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(exist_ok=True)
     done = work / "encoder.json"
-    inputs = [steps, text_steps, seed, TagLibraries.default().hash]
+    inputs = [text_steps, seed, TagLibraries.default().hash]
     inputs += [(Path(__file__).parent / name).read_text() for name in ("looks.py", "words.py", "phrases.py")]
-    stamp = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+    stamp, words_stamp = _stamp([steps, *inputs]), _stamp(inputs)[:12]
     if done.exists() and (kept := json.loads(done.read_text()))["stamp"] == stamp:
         return dict(kept["measured"])
     photos = build_photos(data, work)
-    teacher = label_photos(data, work, photos=len(photos.names), seed=seed)
+    teacher = label_photos(data, work, trainable=photos.trainable, seed=seed)
     student = distil(data, work, steps=steps, seed=seed)
 
     phrases, about_looks = vocabulary_phrases(data, photos)
     space = SentenceSpace(phrases)
-    train_tokenizer(phrases, out)
+    pieces = work / f"tokenizer-{words_stamp}"
+    if (
+        not pieces.exists()
+    ):  # a second one would cut words otherwise: of pieces that are equally frequent, any comes first
+        train_tokenizer(phrases, pieces.with_suffix(".part"))
+        pieces.with_suffix(".part").rename(pieces)
+    shutil.copytree(pieces, out, dirs_exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(out)
     torch.manual_seed(seed)
     model = _untrained(min(len(tokenizer), VOCABULARY))
@@ -70,7 +77,7 @@ def build_encoder(data: Path, out: Path, *, steps: int, text_steps: int, seed: i
         phrases,
         targets,
         about_looks,
-        work / f"text-{_stamp(phrases, targets, text_steps, (out / 'tokenizer.json').read_text())}.pt",
+        work / f"text-{words_stamp}.pt",
         steps=text_steps,
         seed=seed,
     )
@@ -93,10 +100,8 @@ def build_encoder(data: Path, out: Path, *, steps: int, text_steps: int, seed: i
     return measured
 
 
-def _stamp(phrases: list[str], targets: np.ndarray, steps: int, tokenizer: str) -> str:
-    """Changes with the phrases, where they belong, how they are cut, and how long they were practised."""
-    content = json.dumps([phrases, steps, tokenizer]).encode() + targets.astype("<f2").tobytes()
-    return hashlib.sha256(content).hexdigest()[:12]
+def _stamp(inputs: list[object]) -> str:
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
 def _untrained(vocabulary: int) -> VisionTextDualEncoderModel:
@@ -150,11 +155,11 @@ def looks_projection(
         plain = whole_photos(photos, part)
         none = torch.zeros(len(part), len(EDITS))
         edited, strengths = apply_edits(plain, rng, share=1.0)
-        boxes = teacher.boxes[part, rng.integers(1, teacher.boxes.shape[1], len(part))]
+        boxes = teacher.crops.boxes[part, rng.integers(1, PLAIN, len(part))]
         boxes = np.where(rng.random((len(part), 1)) < 0.5, boxes, np.array([0, 0, 1, 1], np.float32))
         degrees = np.where(boxes[:, 2] - boxes[:, 0] == 1, rng.uniform(-14, 14, len(part)), 0).astype(np.float32)
         cut = none.clone()
-        cut[:, -3:] = crop_strengths(boxes, degrees)
+        cut[:, -CROP_AXES:] = crop_strengths(boxes, degrees)
         cropped = crops_of(photos.pixels[part], boxes, degrees, np.ones(len(part)))
         for kind, (pixels, strength) in enumerate(((plain, none), (edited, strengths), (cropped, cut))):
             features[kind].append(_features(student, pixels))
@@ -176,7 +181,7 @@ def looks_projection(
     weights = solve(learnt)
     right = {}
     for axis, name in enumerate(EDITS):
-        kind = 2 if axis >= len(EDITS) - 3 else 1
+        kind = 2 if axis >= len(EDITS) - CROP_AXES else 1
         wanted, found = (y[kind] - y[0])[~learnt, axis], ((x[kind] - x[0])[~learnt] @ weights)[:, axis]
         moved = wanted.abs() > 0.5
         right[name] = round(float((found[moved] * wanted[moved] > 0).double().mean()), 3)

@@ -32,6 +32,7 @@ EDITS = (
     "tightness",
     "cut off",
 )
+CROP_AXES = 3  # the last edits are matters of the crop, not of the pixels
 MEASURES = (
     "brightness",
     "spread",
@@ -70,7 +71,7 @@ _LUMA = torch.tensor([0.2126, 0.7152, 0.0722]).view(1, 3, 1, 1)
 def apply_edits(pixels: Tensor, rng: np.random.Generator, share: float = EDITED_SHARE) -> tuple[Tensor, Tensor]:
     """Edit a random share of the batch, some photos twice; returns pixels and strengths (B, len(EDITS)).
 
-    The last three axes are matters of the crop, not of the pixels: they stay zero here.
+    The axes that are matters of the crop stay zero here.
     """
     strengths = torch.zeros(len(pixels), len(EDITS))
     pixels = pixels.clone()

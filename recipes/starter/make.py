@@ -38,9 +38,12 @@ SETTINGS: dict[str, object] = {
     "rank.learning_rate": 3e-5,
     "fit.mode": "lp",
     "fit.hidden": 64,
-    "fit.pair_weight": 0.5,
+    "fit.epochs": 10,
+    "fit.pair_epochs": 20,
+    "fit.pair_weight": 0.15,
     "fit.pair_margin": 0.2,
     "fit.pair_batch": 96,
+    "fit.spread": 0.8,
 }
 
 

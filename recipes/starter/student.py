@@ -20,23 +20,22 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from looks import AXES, EDITS, apply_edits, crop_strengths, measure
+from looks import AXES, CROP_AXES, EDITS, apply_edits, crop_strengths, measure
 from photos import SIDE, Photos, build_photos
-from teacher import CLASSES, CROPS, MAPS, WIDTH, TeacherOutputs, label_photos
+from teacher import CLASSES, CROPS, MAPS, WIDTH, Crops, TeacherOutputs, label_photos
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional
 from transformers import ResNetConfig, ResNetModel
 
 INPUT = 128
-EARLY_INPUT, EARLY_SHARE = 96, 0.75  # for this share of the steps views are smaller: 1.7 times as many an hour
+EARLY_INPUT, EARLY_SHARE = 96, 0.7  # for this share of the steps views are smaller: 1.7 times as many an hour
 MEAN, STD = 0.5, 0.25
 WIDTHS = [32, 64, 128, 240]
 PROCESSES, BATCH = 2, 64  # photos for each process
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.05  # the steps of both optimisers have about the same length
 WARM_UP, COOL_DOWN = 100, 0.45  # steps; share of all steps in which the rate falls to zero
 AVERAGE = 0.998
-KL_TEMPERATURE, KL_WEIGHT, MAPS_WEIGHT, LOOKS_WEIGHT = 1.5, 0.5, 1.0, 1.0
-MIXED_SHARE = 0.2  # of the batches are mixtures of two photos
+KL_TEMPERATURE, KL_WEIGHT, MAPS_WEIGHT, LOOKS_WEIGHT = 1.5, 0.5, 1.0, 2.0
 TILTED_SHARE = 0.15
 SAVE_EVERY = 50
 
@@ -106,30 +105,44 @@ def normalized(pixels: Tensor) -> Tensor:
 
 
 class Views(NamedTuple):
-    """Views (B, 3, INPUT, INPUT) of crops in 0..1, how strongly each was edited, and how the frame was moved."""
+    """Views (B, 3, INPUT, INPUT) of crops in 0..1, how strongly each was edited, and how the frame was moved.
+
+    Of a blend the strengths that belong to the crop mean nothing.
+    """
 
     pixels: Tensor
     strengths: Tensor
     mirrored: Tensor
     tilted: Tensor
+    blended: Tensor
 
 
-def random_views(pixels: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> Views:
-    """Views of crops with random placement, tilt, mirroring and edits."""
-    count = len(pixels)
-    size = boxes[:, 2:] - boxes[:, :2]
-    corners = boxes.reshape(-1, 2, 2) + rng.uniform(-0.04, 0.04, (count, 2, 2)).astype(np.float32) * size[:, None]
-    moved = np.clip(corners.reshape(-1, 4), 0, 1).astype(np.float32)
-    tilted = rng.random(count) < TILTED_SHARE
+def random_views(pixels: np.ndarray, photos: np.ndarray, crops: Crops, rng: np.random.Generator) -> Views:
+    """Views of crops (B) of the photos at `photos` (B,): random placement, tilt, mirroring and edits."""
+    count = len(photos)
+    blended = crops.shares < 1
+    moved = _moved(crops.boxes, rng)
+    tilted = ~blended & (rng.random(count) < TILTED_SHARE)
     degrees = np.where(tilted, rng.uniform(-15, 15, count), 0.0).astype(np.float32)
     mirror = rng.choice([-1.0, 1.0], count)
-    views = crops_of(pixels, moved, degrees, mirror)
+    views = crops_of(pixels[photos], moved, degrees, mirror)
+    if blended.any():
+        boxes = _moved(crops.partner_boxes[blended], rng)
+        others = crops_of(pixels[crops.partners[blended]], boxes, degrees[blended], mirror[blended])
+        share = torch.from_numpy(crops.shares[blended]).view(-1, 1, 1, 1)
+        views[torch.from_numpy(blended)] = share * views[torch.from_numpy(blended)] + (1 - share) * others
     jitter = torch.from_numpy(rng.uniform(0.96, 1.04, (count, 3, 1, 1))).float()
     contrast = torch.from_numpy(rng.uniform(0.93, 1.07, (count, 1, 1, 1))).float()
     views = (((views - 0.5) * contrast + 0.5) * jitter).clamp_(0, 1)
     views, strengths = apply_edits(views, rng)
-    strengths[:, -3:] = crop_strengths(moved, degrees)
-    return Views(views, strengths, torch.from_numpy(mirror < 0), torch.from_numpy(tilted))
+    strengths[:, -CROP_AXES:] = crop_strengths(moved, degrees)
+    return Views(views, strengths, *(torch.from_numpy(each) for each in (mirror < 0, tilted, blended)))
+
+
+def _moved(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    size = boxes[:, 2:] - boxes[:, :2]
+    corners = boxes.reshape(-1, 2, 2) + rng.uniform(-0.04, 0.04, (len(boxes), 2, 2)).astype(np.float32) * size[:, None]
+    return np.clip(corners.reshape(-1, 4), 0, 1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -201,13 +214,20 @@ def maps_loss(guessed: Sequence[Tensor], wanted: Sequence[Tensor], upright: Tens
     return torch.stack(losses).mean()
 
 
-def looks_statistics(photos: Photos, rows: np.ndarray, boxes: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
+def looks_loss(guess: Tensor, wanted: Tensor, blended: Tensor) -> Tensor:
+    """Smooth L1 over axes (B, len(AXES)); those of the crop count only where there is one photo in the view."""
+    known = torch.ones_like(wanted)
+    known[blended, len(EDITS) - CROP_AXES : len(EDITS)] = 0
+    return functional.smooth_l1_loss(guess.float() * known, wanted * known)
+
+
+def looks_statistics(photos: Photos, rows: np.ndarray, crops: Crops, seed: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the measurements over random views of about 2,000 photos."""
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(rows, min(2000, len(rows)), replace=False))
     measured = torch.cat(
         [
-            measure(random_views(photos.pixels[part], boxes[part, 0], rng).pixels)
+            measure(random_views(photos.pixels, part, crops[part, 0], rng).pixels)
             for part in np.array_split(chosen, -(-len(chosen) // 250))
         ]
     )
@@ -236,9 +256,9 @@ def _work(rank: int, data: Path, out: Path, steps: int, seed: int) -> None:
     distributed.init_process_group("gloo", rank=rank, world_size=PROCESSES, timeout=timedelta(minutes=60))
     photos = build_photos(data, out)
     rows = np.flatnonzero(photos.trainable)
-    lessons = Lessons.of(label_photos(data, out, photos=len(photos.names), seed=seed), rows)
-    boxes = lessons.outputs.boxes
-    measured_mean, measured_std = looks_statistics(photos, rows, boxes, seed)
+    lessons = Lessons.of(label_photos(data, out, trainable=photos.trainable, seed=seed), rows)
+    crops = lessons.outputs.crops
+    measured_mean, measured_std = looks_statistics(photos, rows, crops, seed)
 
     torch.manual_seed(seed)
     student = Student().to(memory_format=torch.channels_last)
@@ -259,22 +279,14 @@ def _work(rank: int, data: Path, out: Path, steps: int, seed: int) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps)
         chosen, crop = np.sort(rng.choice(rows, BATCH, replace=False)), rng.integers(0, CROPS, BATCH)
-        views, strengths, mirrored, tilted = random_views(photos.pixels[chosen], boxes[chosen, crop], rng)
+        views, strengths, mirrored, tilted, blended = random_views(photos.pixels, chosen, crops[chosen, crop], rng)
         embedding, logits, maps = lessons.about(chosen, crop, mirrored)
-        mixed = rng.random() < MIXED_SHARE
-        if mixed:
-            share = float(rng.beta(0.6, 0.6))
-            views, embedding, logits, *maps = (
-                share * a + (1 - share) * a.roll(1, 0) for a in (views, embedding, logits, *maps)
-            )
-            tilted = tilted | tilted.roll(1, 0)
         wanted = torch.cat([strengths, ((measure(views) - measured_mean) / measured_std).clamp(-3, 3)], 1)
         if step < EARLY_SHARE * steps:
             views = functional.interpolate(views, EARLY_INPUT, mode="bilinear", antialias=True)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             guess = student(normalized(views))
-        looks = functional.smooth_l1_loss(guess.looks.float(), wanted, reduction="none").mean(0)
-        looks = looks[len(EDITS) :].mean() if mixed else looks.mean()  # a mixture's edits are not known
+        looks = looks_loss(guess.looks, wanted, blended)
         answers, places = distillation_loss(guess, embedding, logits), maps_loss(guess.maps, maps, ~tilted)
         loss = answers + MAPS_WEIGHT * places + LOOKS_WEIGHT * looks
         student.zero_grad(set_to_none=True)

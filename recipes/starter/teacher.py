@@ -2,12 +2,14 @@
 
 The student sees many distorted versions of each crop; the teachers label each crop once, before training. Of the
 first teacher two inner layers are kept as well, place by place: a target for every part of a photo teaches much
-faster than one for all of it.
+faster than one for all of it. Some crops are blended with a crop of another photo before the teachers see them:
+photos are few, and what the teachers say of a mixture is one more place where the student can follow them.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,9 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 from torch.nn.functional import adaptive_avg_pool2d
 
-CROPS = 4
+PLAIN, MIXED = 6, 3  # crops of every photo: by themselves, and blended with a crop of another photo
+CROPS = PLAIN + MIXED
+LEAST_SHARE = 0.5  # of the first photo in a blend
 CHUNK = 1024
 CLASSES = 1001
 
@@ -58,34 +62,66 @@ MAPS_SIZE = sum(channels * side**2 for channels, side in MAPS)
 
 
 @dataclass(frozen=True)
-class TeacherOutputs:
-    """`boxes`: float32 (N, CROPS, 4) as left, top, right, bottom in 0..1; crop 0 is the whole photo.
-    `embeddings`: float16 (N, CROPS, WIDTH), both networks' features. `logits`: float16 (N, CROPS, CLASSES), their mean.
-    `maps`: uint8 (N, CROPS, MAPS_SIZE), the inner layers of MAPS one after the other, each (channels, side, side).
+class Crops:
+    """What the teachers are shown. `boxes`, `partner_boxes`: float32 (N, CROPS, 4) as left, top, right, bottom in 0..1;
+    crop 0 is the whole photo. `partners`: (N, CROPS), the photo blended in. `shares`: float32 (N, CROPS), how much of
+    the blend is the first photo: 1 where it is alone.
     """
 
     boxes: np.ndarray
+    partners: np.ndarray
+    partner_boxes: np.ndarray
+    shares: np.ndarray
+
+    @classmethod
+    def drawn(cls, photos: int, trainable: np.ndarray, seed: int) -> Crops:
+        """Only photos that may be trained on (a mask) are blended into others. Every crop has its own random numbers,
+        so that labels stay good when more crops are asked for.
+        """
+        boxes, partner_boxes = np.empty((2, photos, CROPS, 4), np.float32)
+        partners = np.tile(np.arange(photos)[:, None], (1, CROPS))
+        shares = np.ones((photos, CROPS), np.float32)
+        for crop in range(CROPS):
+            rng = np.random.default_rng([seed, 3, crop])
+            boxes[:, crop], partner_boxes[:, crop] = _random_boxes(photos, rng), _random_boxes(photos, rng)
+            if crop >= PLAIN:
+                partners[:, crop] = rng.choice(np.flatnonzero(trainable), photos)
+                shares[:, crop] = rng.uniform(LEAST_SHARE, 1, photos)
+        boxes[:, 0] = (0.0, 0.0, 1.0, 1.0)
+        return cls(boxes, partners, partner_boxes, shares)
+
+    def __getitem__(self, index: object) -> Crops:
+        return Crops(*(each[index] for each in (self.boxes, self.partners, self.partner_boxes, self.shares)))
+
+
+def _random_boxes(count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, 4): crops of 25 to 100 % of the area at sides' ratios of 3:4 to 4:3."""
+    area = rng.uniform(0.25, 1.0, count)
+    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), count))
+    width = np.minimum(np.sqrt(area * ratio), 1.0)
+    height = np.minimum(np.sqrt(area / ratio), 1.0)
+    left = rng.uniform(0, 1, count) * (1 - width)
+    top = rng.uniform(0, 1, count) * (1 - height)
+    return np.stack([left, top, left + width, top + height], axis=-1)
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """`embeddings`: float16 (N, CROPS, WIDTH), of both networks. `logits`: float16 (N, CROPS, CLASSES), their mean.
+    `maps`: uint8 (N, CROPS, MAPS_SIZE), the inner layers of MAPS one after the other, each (channels, side, side).
+    """
+
+    crops: Crops
     embeddings: np.ndarray
     logits: np.ndarray
     maps: np.ndarray
 
 
-def crop_boxes(photos: int, seed: int) -> np.ndarray:
-    """The whole photo, then random crops of 25 to 100 % of its area at sides' ratios of 3:4 to 4:3."""
-    rng = np.random.default_rng(seed)
-    area = rng.uniform(0.25, 1.0, (photos, CROPS))
-    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), (photos, CROPS)))
-    width = np.minimum(np.sqrt(area * ratio), 1.0)
-    height = np.minimum(np.sqrt(area / ratio), 1.0)
-    left = rng.uniform(0, 1, (photos, CROPS)) * (1 - width)
-    top = rng.uniform(0, 1, (photos, CROPS)) * (1 - height)
-    boxes = np.stack([left, top, left + width, top + height], axis=-1).astype(np.float32)
-    boxes[:, 0] = (0.0, 0.0, 1.0, 1.0)
-    return boxes
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 class Teacher:
-    """One photo or crop in; both networks' pooled features, their mean logits (dequantised) and the maps out."""
+    """One photo, crop or blend in; both networks' pooled features, their mean logits (dequantised) and the maps out."""
 
     def __init__(self, folder: Path) -> None:
         self.interpreters = []
@@ -106,15 +142,19 @@ class Teacher:
             self.interpreters.append((network, interpreter, entry, outputs, layers))
 
     def __call__(
-        self, pixels: np.ndarray, box: tuple[float, float, float, float] = (0, 0, 1, 1)
+        self,
+        pixels: np.ndarray,
+        box: Sequence[float] = _WHOLE,
+        blended: tuple[np.ndarray, Sequence[float], float] | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        height, width = pixels.shape[:2]
-        cut = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
-        image = Image.fromarray(pixels)
+        """`blended`: another photo, a box in it, and the share of the first."""
         features, logits, maps = [], np.zeros(CLASSES, np.float32), []
         for network, interpreter, entry, outputs, layers in self.interpreters:
-            side = (network.side, network.side)
-            interpreter.set_tensor(entry, np.asarray(image.resize(side, Image.Resampling.BILINEAR, box=cut))[None])
+            seen = _cut(pixels, box, network.side)
+            if blended is not None:
+                other, its_box, share = blended
+                seen = Image.blend(_cut(other, its_box, network.side), seen, share)
+            interpreter.set_tensor(entry, np.asarray(seen)[None])
             interpreter.invoke()
             feature, answer = (
                 (interpreter.get_tensor(index).reshape(-1).astype(np.float32) - zero) * scale
@@ -128,25 +168,40 @@ class Teacher:
         return np.concatenate(features), logits, np.concatenate(maps)
 
 
-def _label_chunk(out: Path, weights: Path, boxes: np.ndarray, crop: int, start: int, path: Path) -> None:
+def _cut(pixels: np.ndarray, box: Sequence[float], side: int) -> Image.Image:
+    height, width = pixels.shape[:2]
+    edges = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=edges)
+
+
+def _label_chunk(out: Path, weights: Path, crops: Crops, crop: int, start: int, path: Path) -> None:
     torch.set_num_threads(1)
     pixels = np.load(out / "photos.npy", mmap_mode="r")
     maps = np.load(out / "teacher" / "maps.npy", mmap_mode="r+")
     teacher = Teacher(weights)
-    embeddings = np.empty((len(boxes), WIDTH), np.float16)
-    logits = np.empty((len(boxes), CLASSES), np.float16)
-    for row, box in enumerate(boxes[:, crop]):
-        photo = np.array(pixels[start + row])
-        embeddings[row], logits[row], maps[start + row, crop] = teacher(photo, tuple(map(float, box)))
+    count = len(crops.shares)
+    embeddings = np.empty((count, WIDTH), np.float16)
+    logits = np.empty((count, CLASSES), np.float16)
+    for row in range(count):
+        photo, blended = np.array(pixels[start + row]), None
+        if crops.shares[row] < 1:
+            partner = np.array(pixels[crops.partners[row]])
+            blended = (partner, crops.partner_boxes[row].tolist(), float(crops.shares[row]))
+        answer = teacher(photo, crops.boxes[row].tolist(), blended)
+        embeddings[row], logits[row], maps[start + row, crop] = answer
     maps.flush()
     partial = path.with_suffix(f".{os.getpid()}.part.npz")
     np.savez(partial, embeddings=embeddings, logits=logits)
     partial.rename(path)
 
 
-def label_photos(data: Path, out: Path, *, photos: int, seed: int, processes: int = 2) -> TeacherOutputs:
-    """Label every crop of every photo of `out`/photos.npy; finished chunks are kept, so a kill loses little."""
-    boxes = crop_boxes(photos, seed)
+def label_photos(data: Path, out: Path, *, trainable: np.ndarray, seed: int, processes: int = 2) -> TeacherOutputs:
+    """Label every crop of every photo of `out`/photos.npy; finished chunks are kept, so a kill loses little.
+
+    `trainable`: a mask (N,) of the photos that may be trained on.
+    """
+    photos = len(trainable)
+    crops = Crops.drawn(photos, trainable, seed)
     folder = out / "teacher"
     folder.mkdir(exist_ok=True)
     if not (folder / "maps.npy").exists():
@@ -159,7 +214,7 @@ def label_photos(data: Path, out: Path, *, photos: int, seed: int, processes: in
     }
     with ProcessPoolExecutor(processes) as pool:
         waiting = [
-            pool.submit(_label_chunk, out, data / "weights", boxes[start : start + CHUNK], crop, start, path)
+            pool.submit(_label_chunk, out, data / "weights", crops[start : start + CHUNK, crop], crop, start, path)
             for (crop, start), path in path_of.items()
             if not path.exists()
         ]
@@ -171,4 +226,4 @@ def label_photos(data: Path, out: Path, *, photos: int, seed: int, processes: in
         with np.load(path) as chunk:
             embeddings[start : start + CHUNK, crop] = chunk["embeddings"]
             logits[start : start + CHUNK, crop] = chunk["logits"]
-    return TeacherOutputs(boxes, embeddings, logits, np.load(folder / "maps.npy", mmap_mode="r"))
+    return TeacherOutputs(crops, embeddings, logits, np.load(folder / "maps.npy", mmap_mode="r"))

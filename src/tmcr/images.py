@@ -44,7 +44,7 @@ IMAGE_SUFFIXES = (
 
 # A JPEG may be decoded at a fraction of its size as long as its shorter side stays this many times the
 # side that is needed: the frequencies that this leaves out are those that the resize after it would take away.
-DRAFT_MARGIN = 1.25
+DRAFT_MARGIN = 1.1
 
 # What Pillow's decoders raise on damaged data. Anything they find wrong, they say in one of these.
 _DAMAGE = (
