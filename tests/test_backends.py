@@ -94,7 +94,7 @@ def test_golden_scores(
     verdicts = dict(zip(pictures(), assessor.assess_many(pictures().values()), strict=True))
     expected = {name: verdict["score"] for name, verdict in golden["verdicts"].items()}
     found = {name: verdicts[name].score for name in expected}
-    assert found == pytest.approx(expected, abs=TOLERANCES[arithmetic])
+    assert found == pytest.approx(expected, abs=TOLERANCES[name, arithmetic])
     if arithmetic != "fp32":  # it is what it says: not fp32 in disguise
         assert found != pytest.approx(expected, abs=1e-5)
 
