@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,8 +33,19 @@ class StandIn:
 
     name = "stand-in"
 
-    def __init__(self, *, workers: int = 2, memory: int | None = None, seconds: float = 0.0, at_once: int = 2) -> None:
-        """Encode at most `memory` photos in a batch, each in so many `seconds`, and `at_once` batches side by side."""
+    def __init__(
+        self,
+        *,
+        workers: int = 2,
+        memory: int | None = None,
+        seconds: float = 0.0,
+        at_once: int = 2,
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Encode at most `memory` photos in a batch, each in so many `seconds`, and `at_once` batches side by side.
+
+        `after_batch` is called after each batch.
+        """
         self.backend = SimpleNamespace(own_threads=True, at_once=at_once)
         self.hardware = Hardware(torch.device("cpu"), bf16=False, photo_workers=workers)
         self.limits = ImageLimits()
@@ -43,6 +54,7 @@ class StandIn:
         self.prepared: list[str] = []
         self._memory = memory
         self._seconds = seconds
+        self._after_batch = after_batch
         self._prepare = Preparation(PreprocessSpec(size=8, mean=(0, 0, 0), std=(1, 1, 1)), None, self.limits)
 
     @property
@@ -55,6 +67,7 @@ class StandIn:
         time.sleep(self._seconds * len(batch))
         self.batches.append(len(batch))
         self.prepared += [photo.name for photo in batch]
+        self._after_batch()
         return torch.tensor([[float(photo.for_tags.mean())] for photo in batch]), None
 
     def verdicts(self, batch: Sequence[Prepared], similarities: torch.Tensor, features: None) -> list[Assessment]:
@@ -85,12 +98,12 @@ class StandIn:
 def killed_again_and_again(sources: list[str], out: Path, *, ordered: bool, kills: int, seed: int) -> None:
     """Begin a run, kill it with SIGKILL, take it up, kill it, …, and let the last one come to its end."""
 
-    def work() -> None:
+    def work(after_batch: Callable[[], None]) -> None:
         plan = Plan(sources, out, batch_size=4, ordered=ordered, part_rows=12)
-        with open_run(StandIn(seconds=0.001), plan) as run:
+        with open_run(StandIn(seconds=0.004, after_batch=after_batch), plan) as run:
             run.complete()
 
-    left = kill_until_done(work, kills=kills, moments=random.Random(seed), between=(0.01, 0.15))
+    left = kill_until_done(work, kills=kills, moments=random.Random(seed))
     print(f"{out.name}: ended with {left} kills left")
 
 

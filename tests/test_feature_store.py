@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -291,12 +292,12 @@ def test_many_parts_are_searched_and_nothing_is_kept_twice(tmp_path: Path) -> No
 def killed_again_and_again(photos: str, here: Path, kills: int) -> None:
     """Score with kept features, kill that with SIGKILL, take it up, …, and let the last one come to its end."""
 
-    def work() -> None:
+    def work(after_batch: Callable[[], None]) -> None:
         plan = Plan([photos], here / "results", batch_size=4, part_rows=12, features=here / "features")
-        with open_run(Keeping(seconds=0.002), plan) as run:
+        with open_run(Keeping(seconds=0.004, after_batch=after_batch), plan) as run:
             run.complete()
 
-    left = kill_until_done(work, kills=kills, moments=random.Random(0), between=(0.02, 0.2))
+    left = kill_until_done(work, kills=kills, moments=random.Random(0))
     print(f"ended with {left} kills left")
 
 
