@@ -14,7 +14,7 @@ from hostile_photos import EXIF_ORIENTATION, raw_photo, scene, to_bytes, write_h
 from PIL import Image, ImageCms
 
 from tmcr.errors import ImageError
-from tmcr.images import ImageLimits, content_hash, decode, find_photos
+from tmcr.images import ImageLimits, content_hash, decode, find_photos, full_size
 
 # What each EXIF orientation says about stored pixels: how to see them upright.
 UPRIGHT = {
@@ -82,7 +82,9 @@ def test_a_phone_jpeg_is_upright_at_any_size_it_is_decoded_for() -> None:
     data = to_bytes(picture, "JPEG", exif=exif, quality=95)
     upright = Image.fromarray(np.ascontiguousarray(UPRIGHT[6](np.asarray(picture))))
     for side in (None, 100):
-        image = decode(data, target_side=side).resize((60, 80), Image.Resampling.BOX)
+        decoded = decode(data, target_side=side)
+        assert full_size(decoded) == (1200, 1600)
+        image = decoded.resize((60, 80), Image.Resampling.BOX)
         assert apart(image, upright.resize((60, 80), Image.Resampling.BOX)) < 3
 
 

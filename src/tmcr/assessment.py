@@ -83,6 +83,7 @@ class Assessment:
             score − reference_score.
         reference_score: the score of the reference (the mean training photo).
         model, model_hash: id and content hash of the model that said so.
+        width, height: pixels of the upright photo.
         content_hash: hash of the photo's bytes where `tmcr score` read them; equal bytes have equal verdicts.
         error: one line saying why the photo could not be assessed, or None.
         error_reason: machine-readable cause (`tmcr.errors.ImageReason`), or None.

@@ -228,13 +228,12 @@ class Assessor:
         self, similarities: NDArray[np.float32], z: NDArray[np.float32], start: int, end: int
     ) -> tuple[Tag, ...]:
         """The best-fitting tags of start..end; where the model knows how sure it must be, only those it is sure of."""
-        confidence = z[start:end]
-        if self._tag_minimum is not None:  # by how much a tag clears its own bar: a likelier tag has a lower one
-            confidence = confidence - self._tag_minimum[start:end]
-        best = _largest(confidence, TOP_TAGS)
-        if self._tag_minimum is not None:
-            best = best[confidence[best] >= 0]
-        best = start + best
+        if self._tag_minimum is None:
+            best = start + _largest(z[start:end], TOP_TAGS)
+        else:
+            confidence = z[start:end] - self._tag_minimum[start:end]  # a likelier tag has a lower bar to clear
+            sure = np.flatnonzero(confidence >= 0)
+            best = start + sure[_largest(confidence[sure], TOP_TAGS)]
         names, facets = self.model.libraries.names, self.model.libraries.facets
         return tuple(Tag(names[i], float(similarities[i]), float(z[i]), facets[i]) for i in best)
 
@@ -242,7 +241,8 @@ class Assessor:
         names = self.model.libraries.names
         totals = np.bincount(self._facet_of, shares, len(self._facets))
         fitting = z > 0 if self._tag_minimum is None else z >= self._tag_minimum
-        telling = np.flatnonzero(fitting & (shares * totals[self._facet_of] > 0))
+        fits = np.flatnonzero(fitting)
+        telling = fits[shares[fits] * totals[self._facet_of[fits]] > 0]
         tags: list[list[str]] = [[] for _ in self._facets]
         for tag in telling[np.argsort(-z[telling], kind="stable")]:
             named = tags[self._facet_of[tag]]

@@ -42,6 +42,8 @@ IMAGE_SUFFIXES = (
     | RAW_SUFFIXES
 )
 
+_FULL_SIZE = "tmcr_full_size"  # in an image's info
+
 # A JPEG may be decoded at a fraction of its size as long as its shorter side stays this many times the
 # side that is needed: the frequencies that this leaves out are those that the resize after it would take away.
 DRAFT_MARGIN = 1.1
@@ -105,11 +107,14 @@ def decode(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = _open(data, suffix, name, limits)
-            _check_size(image.size, name, limits)
+            full = image.size
+            _check_size(full, name, limits)
             if target_side is not None and image.format in ("JPEG", "MPO"):
                 image.draft("RGB", _draft_size(image.size, DRAFT_MARGIN * target_side))
             image.load()
-            return _upright_rgb(image, name, limits, background)
+            upright = _upright_rgb(image, name, limits, background)
+            upright.info[_FULL_SIZE] = full if upright.size == image.size else full[::-1]
+            return upright
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -118,6 +123,11 @@ def decode(
         raise ImageError("too_large", "the header claims far too many pixels", name) from None
     except _DAMAGE as error:
         raise ImageError("truncated", f"the file is damaged or cut short ({_brief(error)})", name) from None
+
+
+def full_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of the upright photo that `decode` made an image of, at a fraction of its size or not."""
+    return image.info.get(_FULL_SIZE, image.size)
 
 
 def content_hash(source: Source) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmcr.errors import ImageError
-from tmcr.images import ImageLimits, Source, decode, source_name
+from tmcr.images import ImageLimits, Source, decode, full_size, source_name
 from tmcr.preprocess import PreprocessSpec
 
 
@@ -18,7 +18,7 @@ class Prepared:
 
     Attributes:
         name: what the photo is called in results.
-        size: width and height as decoded.
+        size: width and height of the upright photo, however small it was decoded.
         for_tags: pixels (3, H, W) for the image–text encoder.
         for_levels: pixels (3, H, W) for the level encoder, None where the model has none.
         error: why there are no pixels.
@@ -49,5 +49,5 @@ class Preparation:
             return Prepared(name, error=error)
         for_tags = self.for_tags(image)
         if self.for_levels is None or self.for_levels == self.for_tags:
-            return Prepared(name, image.size, for_tags, for_tags if self.for_levels else None)
-        return Prepared(name, image.size, for_tags, self.for_levels(image))
+            return Prepared(name, full_size(image), for_tags, for_tags if self.for_levels else None)
+        return Prepared(name, full_size(image), for_tags, self.for_levels(image))

@@ -3,7 +3,7 @@
 features.json           what the features were made by, how they are stored, and the finished parts with their rows
 part-00000.parquet      name and content_hash of its photos
 part-00000.safetensors  embeddings (n, E) and, where the model has an image encoder, levels (n, W); sizes (n, 2), width
-                        and height as decoded; keys (n, 16)
+                        and height of the upright photo; keys (n, 16)
 
 A photo's key is its content, and its suffix where the decoder goes by it: equal photos stand here once, under the name
 that came first. Every file is written beside its place and moved there when it is whole; a part counts once
@@ -111,7 +111,7 @@ class FeatureManifest:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One photo's features as they are kept: embedding (E,), levels (W,) or None, and the decoded width and height."""
+    """One photo's features as they are kept: embedding (E,), levels (W,) or None, and the photo's width and height."""
 
     size: tuple[int, int]
     embedding: NDArray[np.floating]

@@ -158,12 +158,12 @@ class TagLibraries:
         self.semantic.write(folder / "semantic.txt")
         self.attribute.write(folder / "attribute.txt")
 
-    @property
+    @cached_property  # asked for with every photo
     def names(self) -> tuple[str, ...]:
         """All tags, semantic first: the order of F_TM (eq. 7)."""
         return self.semantic.tags + self.attribute.tags
 
-    @property
+    @cached_property
     def facets(self) -> tuple[str, ...]:
         return self.semantic.facets + self.attribute.facets
 
