@@ -27,8 +27,8 @@ def measure(quick: bool) -> Iterator[Result]:
         count = 48 if quick else 384
         write_photos(folder / "bundled", count, SMALL)
         yield compared(load("starter"), folder / "bundled", count, rounds=2 if quick else 7, goal="≥ 0.85")
-        batch = None if gpu else 1 if quick else 3
-        count = (64 if quick else 2048) if gpu else 2 if quick else 6
+        batch = None if gpu else 2
+        count = (64 if quick else 2048) if gpu else 4 if quick else 8
         write_photos(folder / "large", count, SMALL, different=256)
         assessor = large_assessor("auto")
         yield compared(assessor, folder / "large", count, rounds=1 if quick else 3, goal="≥ 0.95", batch_size=batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -101,9 +102,12 @@ def scores(assessor: Assessor, photos: Sequence[Prepared], batch_size: int) -> l
 
 
 def encode(assessor: Assessor, photos: Sequence[Prepared], batch_size: int) -> None:
-    """Both encoders over prepared photos and nothing else; on a GPU, to the end of its work."""
-    for start in range(0, len(photos), batch_size):
-        assessor.features(photos[start : start + batch_size])
+    """Both encoders over prepared photos and nothing else, as many batches at once as the scorer has under way; on a
+    GPU, to the end of its work."""
+    batches = [photos[start : start + batch_size] for start in range(0, len(photos), batch_size)]
+    with ThreadPoolExecutor(assessor.backend.at_once) as pool:
+        for _ in pool.map(assessor.features, batches):
+            pass
     if assessor.hardware.device.type == "cuda":
         torch.cuda.synchronize()
 
