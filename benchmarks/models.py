@@ -72,6 +72,7 @@ class RandomProjection:
     """Stands in for a model's encoders: pixels, averaged to 8 × 8, times a fixed random matrix."""
 
     name, arithmetic = "random projection", "fp32"
+    own_threads, at_once = False, 1
 
     def __init__(self, embedding_width: int, level_width: int) -> None:
         generator = torch.Generator().manual_seed(0)

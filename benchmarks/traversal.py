@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -43,7 +44,11 @@ def compared(*, levels: int, photos: int, width: int, seed: int, rounds: int) ->
 
         return run
 
-    for form, plain in (("paper", traversal_paper), ("official", traversal_official)):
+    forms: dict[Literal["paper", "official"], Callable[..., Tensor]] = {
+        "paper": traversal_paper,
+        "official": traversal_official,
+    }
+    for form, plain in forms.items():
         ways = {
             "loops": passes("loops", partial(plain, features, labels, TEMPERATURE), 1),
             "fast": passes("fast", partial(traversal_loss, features, labels, form=form), STEPS),
