@@ -22,6 +22,7 @@ from benchmarks.record import Result, result
 from benchmarks.timing import Samples, alternated
 from tmcr.assessor import Assessor, load
 from tmcr.hardware import Hardware
+from tmcr.preparation import Prepared
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -69,7 +70,7 @@ def share(assessor: Assessor, products: dict[str, Product], *, count: int, batch
     """What both encoders achieve in fp32 and bf16, and its share of the peak."""
     with tempfile.TemporaryDirectory() as name:
         prepared = [assessor.prepare(path) for path in write_photos(Path(name), count, SMALL)]
-    flops = count_flops(lambda: assessor.features(prepared[:1])) * count
+    flops = count_flops(lambda: _in_this_thread(assessor, prepared[0])) * count
     hardware = assessor.hardware
     halved = Hardware(hardware.device, bf16=True, photo_workers=hardware.photo_workers)
     half = Assessor(assessor.model, assessor.image_text, halved)
@@ -93,7 +94,20 @@ def count_flops(step: Callable[[], object]) -> int:
     # Fused attention on CPUs is unknown to the counter; written out, it is made of products that it counts.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         step()
-    return int(counter.get_total_flops())
+    if not (flops := int(counter.get_total_flops())):
+        raise RuntimeError("no operation was counted; those of other threads are not seen")
+    return flops
+
+
+def _in_this_thread(assessor: Assessor, photo: Prepared) -> None:
+    """Both encoders over one photo; the counter does not see the threads of a backend."""
+    with torch.inference_mode():
+        for encode_one, pixels in (
+            (assessor.image_text.encode_images, photo.for_tags),
+            (assessor.model.encoder, photo.for_levels),
+        ):
+            if encode_one is not None and pixels is not None:
+                encode_one(torch.from_numpy(pixels)[None].to(assessor.hardware.device))
 
 
 def fastest(products: list[Product], *, rounds: int) -> tuple[Product, Samples]:
