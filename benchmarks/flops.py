@@ -70,7 +70,7 @@ def share(assessor: Assessor, products: dict[str, Product], *, count: int, batch
     """What both encoders achieve in fp32 and bf16, and its share of the peak."""
     with tempfile.TemporaryDirectory() as name:
         prepared = [assessor.prepare(path) for path in write_photos(Path(name), count, SMALL)]
-    flops = count_flops(lambda: _in_this_thread(assessor, prepared[0])) * count
+    flops = count_flops(lambda: encode_in_this_thread(assessor, prepared[0])) * count
     hardware = assessor.hardware
     halved = Hardware(hardware.device, bf16=True, photo_workers=hardware.photo_workers)
     half = Assessor(assessor.model, assessor.image_text, halved)
@@ -99,7 +99,7 @@ def count_flops(step: Callable[[], object]) -> int:
     return flops
 
 
-def _in_this_thread(assessor: Assessor, photo: Prepared) -> None:
+def encode_in_this_thread(assessor: Assessor, photo: Prepared) -> None:
     """Both encoders over one photo; the counter does not see the threads of a backend."""
     with torch.inference_mode():
         for encode_one, pixels in (
