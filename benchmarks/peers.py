@@ -110,7 +110,7 @@ def pyiqa_style(assessor: Assessor, photos: Sequence[Path]) -> Callable[[], list
     if importlib.util.find_spec("pyiqa") is None:
         raise Skipped("pyiqa is not installed: pip install 'tmcr[peers]'")
     try:
-        from pyiqa.utils.img_util import imread2tensor  # type: ignore[import-not-found]
+        from pyiqa.utils.img_util import imread2tensor
     except (ImportError, RuntimeError) as why:
         raise Skipped(f"pyiqa cannot be imported ({str(why).splitlines()[0][:100]})") from None
     specs = _specs(assessor)

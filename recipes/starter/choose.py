@@ -17,6 +17,7 @@ import torch
 from make import training_config
 from numpy.typing import NDArray
 
+from tmcr.damage import KINDS
 from tmcr.datasets import load_manifest
 from tmcr.datasets.manifest import Manifest
 from tmcr.datasets.splits import group_folds
@@ -24,20 +25,20 @@ from tmcr.matching import match
 from tmcr.metrics import srcc
 from tmcr.network import expected_score
 from tmcr.training.config import TrainConfig, parse_setting
-from tmcr.training.pairs import Pairs, build_pairs
+from tmcr.training.pairs import build_pairs
 from tmcr.training.pipeline import Fitted, Run
 from tmcr.training.stage import Silent, digest
 
-KINDS_EACH = 8  # copies of a held-out photo: one of each kind of damage, of a strength that is drawn
+Floats = NDArray[np.float64]
 
 
-def held_out_pairs(run: Run, fitted: Fitted, held_out: Manifest) -> tuple[Pairs, NDArray[np.float64]]:
-    """Damaged copies of the held-out photos, and by how many score points each photo lies above its copy."""
+def held_out_gaps(run: Run, fitted: Fitted, held_out: Manifest) -> tuple[Floats, Floats]:
+    """Strengths (P,) of damage, a copy of each kind for each held-out photo, and by how far the photo lies above it."""
     pairs = build_pairs(
         held_out.paths,
         run.image_text,
         fitted.encoder,
-        copies=KINDS_EACH,
+        copies=len(KINDS),
         seed=0,
         hardware=run.hardware,
         batch_size=64,
@@ -46,7 +47,7 @@ def held_out_pairs(run: Run, fitted: Fitted, held_out: Manifest) -> tuple[Pairs,
     with torch.no_grad():
         answers = fitted.head.eval()(match(pairs.embeddings, run.matched.text), pairs.features).softmax(1)
         scores = expected_score(answers, torch.from_numpy(run.manifest.score_values).float())
-    return pairs, (scores[pairs.original] - scores[pairs.copy]).double().numpy()
+    return pairs.strength.double().numpy(), (scores[pairs.original] - scores[pairs.copy]).double().numpy()
 
 
 def cross_validate(config: TrainConfig, known: Manifest, folder: Path, folds: int) -> str:
@@ -54,17 +55,14 @@ def cross_validate(config: TrainConfig, known: Manifest, folder: Path, folds: in
     groups = list(known.groups or known.ids)
     fold = group_folds(groups, folds, seed=1)
     answers = np.zeros(len(known))
-    gaps: list[NDArray[np.float64]] = []
-    strengths: list[NDArray[np.float64]] = []
+    held_out: list[tuple[Floats, Floats]] = []
     for number in range(folds):
         own = known.with_splits(["test" if held else "train" for held in fold == number])
         run = Run(config, folder / f"fold-{number}", manifest=own)
         fitted = run.fit(config.fit, name=f"fit-{digest(config.fit.model_dump())[:8]}")
         answers[fold == number] = run.predict(fitted, run.part("test")) @ known.score_values
-        pairs, gap = held_out_pairs(run, fitted, own.part("test"))
-        gaps.append(gap)
-        strengths.append(pairs.strength.double().numpy())
-    gap, strength = np.concatenate(gaps), np.concatenate(strengths)
+        held_out.append(held_out_gaps(run, fitted, own.part("test")))
+    strength, gap = map(np.concatenate, zip(*held_out, strict=True))
     mild, strong = (strength > 0) & (strength < 0.5), strength > 0.75
     spread = answers.std() / known.scores.std()
     order = f"mild {(gap[mild] > 0).mean():.1%}, strong {(gap[strong] > 0).mean():.1%}"

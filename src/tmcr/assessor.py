@@ -240,8 +240,7 @@ class Assessor:
     def _facet_shares(self, shares: NDArray[np.float64], z: NDArray[np.float32]) -> tuple[Facet, ...]:
         names = self.model.libraries.names
         totals = np.bincount(self._facet_of, shares, len(self._facets))
-        fitting = z > 0 if self._tag_minimum is None else z >= self._tag_minimum
-        fits = np.flatnonzero(fitting)
+        fits = np.flatnonzero(z > 0 if self._tag_minimum is None else z >= self._tag_minimum)
         telling = fits[shares[fits] * totals[self._facet_of[fits]] > 0]
         tags: list[list[str]] = [[] for _ in self._facets]
         for tag in telling[np.argsort(-z[telling], kind="stable")]:

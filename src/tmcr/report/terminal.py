@@ -18,6 +18,7 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -62,11 +63,11 @@ def _bar(console: Console) -> Progress:
 class Bar:
     """A progress bar on standard error."""
 
-    def __init__(self, progress: Progress, task: int) -> None:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
 
     def advance(self, amount: int = 1) -> None:
-        self._progress.advance(self._task, amount)  # type: ignore[arg-type]
+        self._progress.advance(self._task, amount)
 
 
 @contextmanager
@@ -82,7 +83,7 @@ class StageProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar = _bar(Console(stderr=True))
-        self._task: int | None = None
+        self._task: TaskID | None = None
 
     def __enter__(self) -> StageProgress:
         self._bar.start()
@@ -100,7 +101,7 @@ class StageProgress:
     def step(self, amount: int = 1, **values: float) -> None:
         if self._task is not None:
             note = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-            self._bar.update(self._task, advance=amount, note=note)  # type: ignore[arg-type]
+            self._bar.update(self._task, advance=amount, note=note)
 
     def finish(self, summary: str) -> None:
         self._clear()
@@ -108,7 +109,7 @@ class StageProgress:
 
     def _clear(self) -> None:
         if self._task is not None:
-            self._bar.remove_task(self._task)  # type: ignore[arg-type]
+            self._bar.remove_task(self._task)
             self._task = None
 
 
