@@ -51,9 +51,10 @@ tmcr.load("starter").assess("photo.jpg").score
 ## What it is
 
 A ResNet of {_millions(measured["vision parameters"])} million parameters that looks at photos of 128 × 128 pixels,
-joined by a projection to a two-layer text tower; a second copy of the ResNet after contrastive ranking; a prediction
-head. {size:.1f} MB in half precision. {rate:.0f} photos a second on {cost["threads"]:.0f} thread(s) of a CPU that
-others used too, {memory:.0f} MB of memory at most while it was examined.
+joined by a projection to a two-layer text tower; a second ResNet, begun as a copy of the first, that learnt to tell
+photos from their damaged copies before it was ranked; a prediction head. {size:.1f} MB in half precision.
+{rate:.0f} photos a second on {cost["threads"]:.0f} thread(s) of a CPU that others used too, {memory:.0f} MB of memory
+at most while it was examined.
 
 ## What it learnt from, and on whose terms
 
@@ -61,7 +62,8 @@ others used too, {memory:.0f} MB of memory at most while it was examined.
   samples, Intel scenes, Flickr8k, OSIE, Savoias, BSDS500, DTD, PACS, VOC 2007 and others, most of them released for
   research or without stated terms. None of them is in this package. What they show was told by two ImageNet
   classifiers (MobileNetV2 1.0 and MobileNetV1 0.75, int8, Apache-2.0) in {measured["crops seen"]:,} looks at crops;
-  how they look, by edits of known strength and by measuring pixels.
+  how they look, by edits of known strength and by measuring pixels; what spoils them, by {measured["pairs seen"]:,}
+  pairs of one of them and its damaged copy.
 - **Words**: tags, class names and captions, placed by the sentence encoder all-MiniLM-L6-v2 (Apache-2.0).
 - **Ratings**: OASIS (Kurdi, Lozano and Banaji 2017; free for research) with the beauty ratings of Brielmann and Pelli
   (2019), 1..7 stretched to 1..10: {photos["train"]} photos for training, {photos["val"]} for early stopping and then

@@ -86,7 +86,7 @@ def build_encoder(data: Path, out: Path, *, steps: int, text_steps: int, seed: i
     with torch.no_grad():
         model.visual_projection.weight.copy_(weight)
     model.eval().to(memory_format=torch.contiguous_format).half().save_pretrained(out)
-    (out / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSING, indent=2))
+    (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSING, indent=2))
     measured: dict[str, object] = {
         "photos": int(photos.trainable.sum()),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -204,7 +204,7 @@ def _ridge(features: Tensor, wanted: Tensor) -> Tensor:
     return torch.linalg.solve(features.T @ features + penalty, features.T @ wanted)
 
 
-_PREPROCESSING = {
+PREPROCESSING = {
     "image_processor_type": "ViTImageProcessor",
     "do_resize": True,
     "size": {"height": INPUT, "width": INPUT},

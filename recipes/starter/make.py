@@ -3,7 +3,7 @@
     python recipes/starter/make.py --data ../shared/data --out runs/starter [--install]
 
 DATA holds `photos` (tar shards), `oasis` and `weights` (the teachers). Killed and started again, it goes on.
-No OASIS photo is shown to the encoder; the OASIS test themes are in no stage but the last, which measures.
+No OASIS photo is shown to the encoders; the OASIS test themes are in no stage but the last, which measures.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 from card import starter_card
 from confidence import calibrated
-from encoder import build_encoder
+from encoder import PREPROCESSING, build_encoder
 from photos import Photos, build_photos, read_photo
 from PIL import Image
+from quality import build_quality_encoder
+from student import distil
 
 from tmcr.assessor import Assessor, load
 from tmcr.datasets import load_manifest
@@ -49,12 +51,11 @@ SETTINGS: dict[str, object] = {
 
 def training_config(data: Path, out: Path, seed: int) -> TrainConfig:
     """What the pipeline is told."""
-    encoder = str(out / "encoder")
     paths = {
         "data": f"oasis@{data / 'oasis'}",
         "seed": seed,
-        "encoders.image_text": encoder,
-        "encoders.image": encoder,
+        "encoders.image_text": str(out / "encoder"),
+        "encoders.image": str(out / "quality"),
         "fit.pair_photos": str(out / "pairs"),
         "cache": str(out / "cache"),
     }
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6000, help="distillation steps of 128 crops")
     parser.add_argument("--text-steps", type=int, default=2000)
+    parser.add_argument("--quality-steps", type=int, default=1600, help="steps of 36 photos and their damaged copies")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--install", action="store_true", help="replace the model in the package")
     options = parser.parse_args()
@@ -103,6 +105,10 @@ def main() -> None:
 
     measured = build_encoder(data, out / "encoder", steps=options.steps, text_steps=options.text_steps, seed=seed)
     photos = build_photos(data, out / "work")
+    student = distil(data, out / "work", steps=options.steps, seed=seed)
+    measured |= build_quality_encoder(
+        data, out / "quality", student, photos, PREPROCESSING, steps=options.quality_steps, seed=seed
+    )
     write_pair_photos(data, photos, out / "pairs", seed)
     captions = {role: write_captioned(data, photos, role, out / "captions" / role) for role in ("calibrate", "test")}
 
