@@ -42,10 +42,10 @@ SETTINGS: dict[str, object] = {
     "fit.hidden": 64,
     "fit.epochs": 10,
     "fit.pair_epochs": 20,
-    "fit.pair_weight": 0.15,
-    "fit.pair_margin": 0.2,
+    "fit.pair_weight": 0.25,
+    "fit.pair_margin": 0.5,
     "fit.pair_batch": 96,
-    "fit.spread": 0.8,
+    "fit.spread": 1.0,
 }
 
 

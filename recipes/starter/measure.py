@@ -45,18 +45,21 @@ class Frozen:
     def of(cls, manifest: Manifest, data: Path, config: TrainConfig, kept: Path) -> Frozen:
         if not kept.exists():
             run = Run(config, kept.parent / "frozen", manifest=manifest)
-            encoder = run.starting_encoder()
-            views = PhotoViews(manifest.paths, encoder.preprocess, seed=0, workers=2, flip=False)
+            starting = run.starting_encoder()
+            views = PhotoViews(manifest.paths, starting.preprocess, seed=0, workers=2, flip=False)
+            encoders = {
+                "ridge on the distilled tower": load_image_encoder(config.encoders.image_text),
+                "ridge on the tower that knows damage": starting,
+                "ridge on a random encoder": load_image_encoder(config.encoders.image, pretrained=False),
+            }
             teacher = Teacher(data / "weights")
-            student = level_features(encoder, views, len(manifest), run.hardware, 32).double().numpy()
-            random = load_image_encoder(config.encoders.image, pretrained=False)
-            random.preprocess = encoder.preprocess
             arrays = {
                 TEACHERS: np.stack([teacher(np.asarray(decode(path)))[0] for path in manifest.paths]),
-                "ridge on the student's features": student,
                 "ridge on hand-crafted features": np.stack([measure_photo(path) for path in manifest.paths]),
-                "ridge on a random encoder": level_features(random, views, len(manifest), run.hardware, 32).numpy(),
             }
+            for name, encoder in encoders.items():
+                encoder.preprocess = starting.preprocess
+                arrays[name] = level_features(encoder, views, len(manifest), run.hardware, 32).double().numpy()
             np.savez(kept, **arrays)
         with np.load(kept) as arrays:
             return cls({name: arrays[name].astype(np.float64) for name in arrays.files})
