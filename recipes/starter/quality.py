@@ -8,6 +8,7 @@ part in it. Killed and started again, it goes on.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -161,7 +162,7 @@ def build_quality_encoder(
         How many pairs it saw, and for each kind of damage the share of the last tenth of them (new copies of photos
         that it may have seen) that it had in the right order.
     """
-    saved = out.parent / "work" / f"quality-{steps}-{seed}.pt"
+    saved = out.parent / "work" / f"quality-{_stamp(student, steps, seed)}.pt"
     if not (saved.exists() and torch.load(saved, weights_only=True)["step"] >= steps):
         _train(DamagedPairs(data / "photos", photos, seed), student, saved, steps=steps, seed=seed)
     state = torch.load(saved, weights_only=True)
@@ -172,6 +173,14 @@ def build_quality_encoder(
     right, asked = state["right"], state["asked"]
     ordered = {kind: round(float(share), 3) for kind, share in zip(KINDS, right / asked, strict=True)}
     return {"pairs seen": steps * PAIRS, "share of pairs in order": ordered}
+
+
+def _stamp(student: Student, steps: int, seed: int) -> str:
+    """What the tower depends on, so that another student does not get the one of the last."""
+    digest = hashlib.sha256(f"{steps} {seed} {Path(__file__).read_text()}".encode())
+    for value in student.tower.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def learning_rate(step: int, steps: int) -> float:
