@@ -77,7 +77,7 @@ Photos of people and disturbing themes were left out; art and contest photograph
 ## How well it does
 
 On {report.n} photos of themes that it never saw (95 % intervals over themes, in parentheses; the same head trained
-again may differ by as much as 0.08 in SRCC on so few):
+again differs visibly on so few, `docs/results/starter.md`):
 
 | | |
 |---|---|
