@@ -305,3 +305,21 @@ def test_the_ablation_measures_every_system_on_the_same_held_out_photos(config: 
         ablate(config, tmp_path / "ablation", systems=["TM+XX"])
     with pytest.raises(ConfigError, match="at least 2 folds"):
         ablate(config, tmp_path / "ablation", folds=1)
+
+
+def test_the_encoder_is_known_by_its_weights_and_not_by_how_many_threads_add_them_up(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    encoder = Run(config, tmp_path).starting_encoder()
+    threads = torch.get_num_threads()
+    try:
+        known = set()
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            known.add(Run._encoder_digest(encoder))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(known) == 1
+    weight = next(value for value in encoder.state_dict().values() if value.dim() == 4)
+    weight.copy_(weight.flip(0))  # the same numbers in other places have the same sum and norm
+    assert Run._encoder_digest(encoder) not in known

@@ -8,6 +8,7 @@ on one ranked encoder; `train` goes through all of them.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -462,9 +463,11 @@ class Run:
 
     @staticmethod
     def _encoder_digest(encoder: ImageEncoder) -> str:
-        parts = [f"{key} {value.double().sum().item()!r} {value.double().norm().item()!r}"
-                 for key, value in encoder.state_dict().items()]  # fmt: skip
-        return digest({"weights": parts, "preprocess": encoder.preprocess.to_dict()})
+        weights = hashlib.blake2b(digest_size=16)
+        for key, value in encoder.state_dict().items():
+            weights.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest({"weights": weights.hexdigest(), "preprocess": encoder.preprocess.to_dict()})
 
     def _head_config(self, config: FitConfig, encoder: ImageEncoder | None) -> HeadConfig:
         return HeadConfig(
