@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from photos import Photos
 from PIL import Image
-from student import INPUT, WIDTHS, Student, normalized
+from student import INPUT, WIDTHS, Student, follow, normalized, told
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import ResNetModel
@@ -36,7 +36,6 @@ OFTEN = {"tilted": 3.0, "badly_cropped": 2.5, "compressed": 2.5, "overexposed": 
 REFRAMED = "tilted", "badly_cropped"
 REDUCED = 80, 120  # pixels, the longer side of a photo to be reframed, before it is enlarged
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 1e-3, 0.05, 100
-AVERAGE = 0.998
 GAP = 2.0  # by how much a copy of strength 1 shall lie below its photo
 SOFTNESS = 0.5  # over which the penalty of a wrong order fades out
 KNOWN_WEIGHT, STRENGTH_WEIGHT, NEAR_ZERO = 2.0, 4.0, 0.2
@@ -156,23 +155,17 @@ def quality_loss(answers: Answers, clean: Tensor, damaged: Tensor, known: Tensor
 def build_quality_encoder(
     data: Path, out: Path, student: Student, photos: Photos, preprocessing: dict[str, object], *, steps: int, seed: int
 ) -> dict[str, object]:
-    """Write the tower to `out` as transformers reads it; working files go to `out`.parent / "work".
-
-    Returns:
-        How many pairs it saw, and for each kind of damage the share of the last tenth of them (new copies of photos
-        that it may have seen) that it had in the right order.
+    """Write the tower to `out` as transformers reads it; working files go to `out`.parent / "work". Returns what the
+    card tells of it.
     """
     saved = out.parent / "work" / f"quality-{_stamp(student, steps, seed)}.pt"
     if not (saved.exists() and torch.load(saved, weights_only=True)["step"] >= steps):
         _train(DamagedPairs(data / "photos", photos, seed), student, saved, steps=steps, seed=seed)
-    state = torch.load(saved, weights_only=True)
-    student.tower.load_state_dict(state["average"])
+    student.tower.load_state_dict(torch.load(saved, weights_only=True)["average"])
     out.mkdir(exist_ok=True)
     student.tower.to(memory_format=torch.contiguous_format).half().save_pretrained(out)
     (out / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2))
-    right, asked = state["right"], state["asked"]
-    ordered = {kind: round(float(share), 3) for kind, share in zip(KINDS, right / asked, strict=True)}
-    return {"pairs seen": steps * PAIRS, "share of pairs in order": ordered}
+    return {"pairs seen": steps * PAIRS}
 
 
 def _stamp(student: Student, steps: int, seed: int) -> str:
@@ -207,8 +200,6 @@ def _train(pairs: DamagedPairs, student: Student, saved: Path, *, steps: int, se
         "tower": tower.state_dict(),
         "answers": answers.state_dict(),
         "average": {key: value.detach().clone() for key, value in tower.state_dict().items()},
-        "right": torch.zeros(len(KINDS)),
-        "asked": torch.zeros(len(KINDS)),
         "step": 0,
     }
     if saved.exists():
@@ -216,7 +207,7 @@ def _train(pairs: DamagedPairs, student: Student, saved: Path, *, steps: int, se
         tower.load_state_dict(state["tower"])
         answers.load_state_dict(state["answers"])
         optimizer.load_state_dict(state["optimizer"])
-    average, right, asked, first = state["average"], state["right"], state["asked"], int(state["step"])
+    average, first = state["average"], int(state["step"])
     tower.train()
     began, running = time.monotonic(), torch.zeros(3)
     # One thread prepares; the other core computes.
@@ -234,24 +225,12 @@ def _train(pairs: DamagedPairs, student: Student, saved: Path, *, steps: int, se
         losses.sum().backward()
         nn.utils.clip_grad_norm_(parameters, 2.0)
         optimizer.step()
-        with torch.no_grad():
-            decay = min(AVERAGE, (1 + step) / (10 + step))
-            for key, value in tower.state_dict().items():
-                if value.is_floating_point():
-                    average[key].lerp_(value, 1 - decay)
-                else:
-                    average[key].copy_(value)
-            if step >= 0.9 * steps:
-                kind = batch.strengths.argmax(1)
-                right.index_add_(0, kind, (answers(above)[1] > answers(below)[1]).float())
-                asked.index_add_(0, kind, torch.ones(len(kind)))
+        follow(average, tower, step)
         running = losses.detach() if step == first else 0.98 * running + 0.02 * losses.detach()
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             rate = (step + 1 - first) * PAIRS / (time.monotonic() - began)
-            told = "  ".join(
-                f"{name} {value:.3f}" for name, value in zip(("known", "order", "strengths"), running, strict=True)
-            )
-            print(f"step {step + 1}/{steps}  {told}  {rate:.0f} pairs/s", flush=True)
+            said = told(running, "known", "order", "strengths")
+            print(f"step {step + 1}/{steps}  {said}  {rate:.0f} pairs/s", flush=True)
             state |= {"tower": tower.state_dict(), "answers": answers.state_dict()}
             state |= {"optimizer": optimizer.state_dict(), "step": step + 1}
             partial = saved.with_suffix(".part")

@@ -294,13 +294,7 @@ def _work(rank: int, data: Path, out: Path, steps: int, seed: int) -> None:
         _average_over_processes([p.grad for p in student.parameters() if p.grad is not None])
         nn.utils.clip_grad_norm_(student.parameters(), 2.0)
         _take_step(student, *optimizers)
-        with torch.no_grad():
-            decay = min(AVERAGE, (1 + step) / (10 + step))
-            for key, value in student.state_dict().items():
-                if value.is_floating_point():
-                    average[key].lerp_(value, 1 - decay)
-                else:
-                    average[key].copy_(value)
+        follow(average, student, step)
         now = torch.stack([answers, places, looks]).detach()
         running = now if step == first else 0.98 * running + 0.02 * now
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
@@ -308,9 +302,7 @@ def _work(rank: int, data: Path, out: Path, steps: int, seed: int) -> None:
             _average_over_processes([value for key, value in student.state_dict().items() if "running_" in key])
             if rank == 0:
                 rate = (step + 1 - first) * BATCH * PROCESSES / (time.monotonic() - began)
-                losses = "  ".join(
-                    f"{name} {value:.3f}" for name, value in zip(("answers", "maps", "looks"), running, strict=True)
-                )
+                losses = told(running, "answers", "maps", "looks")
                 print(f"step {step + 1}/{steps}  {losses}  {rate:.0f} crops/s", flush=True)
                 partial = saved.with_suffix(".part")
                 torch.save(
@@ -325,6 +317,21 @@ def _work(rank: int, data: Path, out: Path, steps: int, seed: int) -> None:
                 partial.replace(saved)
     distributed.barrier()
     distributed.destroy_process_group()
+
+
+@torch.no_grad()
+def follow(average: dict[str, Tensor], module: nn.Module, step: int) -> None:
+    """Let the running average of a module's state come a little closer to it, at first by more."""
+    decay = min(AVERAGE, (1 + step) / (10 + step))
+    for key, value in module.state_dict().items():
+        if value.is_floating_point():
+            average[key].lerp_(value, 1 - decay)
+        else:
+            average[key].copy_(value)
+
+
+def told(losses: Tensor, *names: str) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in zip(names, losses, strict=True))
 
 
 def _optimizers(student: Student) -> tuple[torch.optim.Muon, torch.optim.AdamW]:
