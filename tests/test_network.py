@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from tmcr.attribution import contributions
+from tmcr.errors import ConfigError
 from tmcr.network import (
     DimensionTransform,
     HeadConfig,
     PredictionHead,
     Projector,
+    averaged,
     expected_score,
     score_std,
 )
@@ -112,3 +116,27 @@ def test_the_untrained_head_answers_with_the_mean_distribution() -> None:
 
 def test_projections_have_unit_length() -> None:
     torch.testing.assert_close(Projector(6, 16)(torch.randn(5, 6)).norm(dim=1), torch.ones(5))
+
+
+@pytest.mark.parametrize("branches", ["tm", "cr", "tm+cr"])
+def test_averaged_heads_answer_with_the_mean_of_their_logits(branches: str) -> None:
+    first = make_head(branches=branches, score_head="linear")
+    heads = [first]
+    for _ in range(2):
+        other = copy.deepcopy(first)
+        for name, value in other.state_dict().items():
+            if "_scale" not in name and value.dim():
+                value.copy_(torch.rand_like(value) + 0.1)
+        heads.append(other)
+    one = averaged(heads)
+    similarities, features = torch.randn(7, 9), torch.randn(7, 6)
+    wanted = torch.stack([head(similarities, features) for head in heads]).mean(0)
+    torch.testing.assert_close(one(similarities, features), wanted)
+    assert not torch.allclose(wanted, first(similarities, features), atol=0.1)
+    assert one.config.hidden == 24
+    assert averaged([first]) is first
+
+
+def test_heads_with_an_mlp_cannot_be_averaged() -> None:
+    with pytest.raises(ConfigError, match="score_head=linear"):
+        averaged([make_head(), make_head()])

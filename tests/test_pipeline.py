@@ -24,7 +24,7 @@ from tmcr.experiments.ablation import SYSTEMS, ablate
 from tmcr.images import content_hash
 from tmcr.modelfolder import load_model
 from tmcr.training.config import TrainConfig, preset
-from tmcr.training.fit import similarity_statistics
+from tmcr.training.heads import similarity_statistics
 from tmcr.training.pipeline import Run, train
 
 SETTINGS = {
@@ -190,7 +190,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from tmcr.training.config import TrainConfig, preset
-from tmcr.training.fit import similarity_statistics
+from tmcr.training.heads import similarity_statistics
 from tmcr.training.pipeline import Run, train
 from tmcr.training.stage import MetricsLog
 add = MetricsLog.add
@@ -239,6 +239,7 @@ def test_data_without_a_training_part_is_refused(config: TrainConfig, tmp_path: 
         {"cluster.k": "auto", "rank.loss": "none", "fit.warm_start": False},
         {"precision": "bf16", "rank.batches_per_update": 3},
         {"fit.refit": True},
+        {"fit.heads": 2, "fit.mode": "lp", "fit.refit": True},
     ],
     ids=lambda settings: " ".join(f"{key}={value}" for key, value in settings.items()),
 )
@@ -275,6 +276,36 @@ def test_a_refit_takes_the_best_number_of_epochs_and_learns_from_validation_phot
     known = np.concatenate([run.part("train"), run.part("val")])
     mean, _ = similarity_statistics(run.matched, known)
     assert torch.allclose(fitted.head.tag_scale.mean, mean, atol=1e-6)
+
+
+def test_several_heads_are_fitted_from_different_starts_and_averaged(config: TrainConfig, tmp_path: Path) -> None:
+    settings = {"fit.mode": "lp", "fit.refit": False, "fit.hidden": 4, "fit.dropout": 0.0, "rank.loss": "none"}
+    lone = Run(config.with_overrides(settings), tmp_path / "lone").fit().head
+    run = Run(config.with_overrides(settings | {"fit.heads": 3}), tmp_path / "three")
+    head = run.fit().head
+    assert head.config.hidden == 12
+    weights = head.tag_transform.linear.weight.split(4)
+    assert torch.equal(weights[0], lone.tag_transform.linear.weight)
+    assert not torch.allclose(weights[0], weights[1], atol=1e-3)
+    assert not torch.allclose(weights[1], weights[2], atol=1e-3)
+    assert torch.equal(run.fit().head.output.weight, head.output.weight)  # found again, not fitted again
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fit.heads": 2, "fit.mode": "ft"},
+        {"fit.heads": 2, "fit.mode": "lp", "fit.score_head": "mlp"},
+        {"fit.pair_weight": 0.1, "fit.mode": "ft"},
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_before_any_work(
+    settings: dict[str, object], config: TrainConfig, tmp_path: Path
+) -> None:
+    run = Run(config.with_overrides(settings), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"set fit\.mode=lp"):
+        run.fit()
+    assert not list((tmp_path / "run").glob("*/done.json"))
 
 
 def test_training_learns_what_the_raters_like(config: TrainConfig, tmp_path: Path) -> None:

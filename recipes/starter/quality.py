@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from photos import Photos
-from PIL import Image
+from PIL import Image, ImageFilter
 from student import INPUT, WIDTHS, Student, follow, normalized, told
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,7 +34,10 @@ SIDES = 240, 500  # pixels, the longer side of a photo when it is damaged
 WEAKEST = 0.2  # strengths are drawn from here to 1
 OFTEN = {"tilted": 3.0, "badly_cropped": 2.5, "compressed": 2.5, "overexposed": 2.0}  # the hard kinds
 REFRAMED = "tilted", "badly_cropped"
-REDUCED = 80, 120  # pixels, the longer side of a photo to be reframed, before it is enlarged
+TILT, CUT = 14, 0.55  # degrees and share of the sides at strength 1, as in `tmcr.damage`
+LEVEL = 0.7  # degrees, the standard deviation of how level photos are
+REDUCED, SMOOTHED = (90, 170), (0.3, 0.9)  # pixels: the longer side of a photo to be reframed, the blur
+SHARPENED, QUALITY, NOISE = 150, (50, 98), 6  # per cent, JPEG quality, of 255
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 1e-3, 0.05, 100
 GAP = 2.0  # by how much a copy of strength 1 shall lie below its photo
 SOFTNESS = 0.5  # over which the penalty of a wrong order fades out
@@ -90,21 +93,62 @@ def _files(shards: Path, photos: Photos) -> list[bytes]:
 
 
 def _pair(file: bytes, kind: str, strength: float, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """A photo and its damaged copy, each mirrored or not, as the tower sees them.
-
-    A part of a small photo is unsharp, and its JPEG blocks are large or askew: to see that would be enough to know it
-    for a part. Where the damage is one of the frame, the photo is reduced first, until its blocks are gone, and shown
-    as unsharp as its copy.
-    """
+    """A photo and its damaged copy, each mirrored or not, as the tower sees them."""
     photo = Image.open(io.BytesIO(file)).convert("RGB")
     if kind in REFRAMED:
-        photo = _scaled(photo, rng.uniform(*REDUCED) / max(photo.size))
-    whole = _scaled(photo, rng.uniform(*SIDES) / max(photo.size))
-    copy = KINDS[kind](whole, strength)
-    if kind in REFRAMED:
-        whole = _scaled(photo, copy.width / whole.width * rng.uniform(0.9, 1.1))
-    seen = (np.asarray(view.resize((INPUT, INPUT), Image.Resampling.BICUBIC)) for view in (whole, copy))
+        views = _reframed(photo, kind, strength, rng)
+    else:
+        sharpened = ImageFilter.UnsharpMask(2, int(rng.uniform(0, SHARPENED)), 0)
+        whole = _scaled(photo, rng.uniform(*SIDES) / max(photo.size)).filter(sharpened)
+        views = whole, KINDS[kind](whole, strength)
+    seen = (np.asarray(view.resize((INPUT, INPUT), Image.Resampling.BICUBIC)) for view in views)
     return tuple(view[:, ::-1] if rng.random() < 0.5 else view for view in seen)
+
+
+def _reframed(
+    photo: Image.Image, kind: str, strength: float, rng: np.random.Generator
+) -> tuple[Image.Image, Image.Image]:
+    """Two views of one photo that differ in nothing but where the frame lies.
+
+    A part of a small photo is unsharp, and its JPEG blocks and the grid of its pixels are enlarged and turned with
+    it: the tower would look at that, and not at what is in the photo. So both views are resampled alike and from as
+    many pixels, and the same sharpening, noise and compression, drawn anew for each pair, hide what is left.
+    """
+    photo = _scaled(photo, min(1.0, rng.uniform(*REDUCED) / max(photo.size)))
+    photo = photo.filter(ImageFilter.GaussianBlur(rng.uniform(*SMOOTHED)))
+    if kind == "tilted":
+        level = float(np.clip(rng.normal(0, LEVEL), -2 * LEVEL, 2 * LEVEL))
+        angle = np.radians(TILT * strength + 2 * LEVEL)
+        keep = 1 / (np.cos(angle) + np.sin(angle) * max(photo.size) / min(photo.size))  # no empty corner shows
+        frames = (photo, keep, (0.5, 0.5), level), (photo, keep, (0.5, 0.5), level + TILT * strength)
+    else:
+        keep = 1 - CUT * strength
+        wider = rng.uniform(keep, 1)
+        rim = wider / 2 + rng.uniform(0.3, 0.7, 2) * (1 - wider)  # a part of the middle, up to all of it
+        whole = _scaled(photo, keep / wider)
+        frames = (whole, wider, tuple(rim), 0.0), (photo, keep, (keep / 2, keep / 2), 0.0)
+    sharpened = ImageFilter.UnsharpMask(2, int(rng.uniform(0, SHARPENED)), 0)
+    quality, noise = int(rng.uniform(*QUALITY)), rng.uniform(0, NOISE)
+    views = []
+    for picture, share, centre, degrees in frames:
+        pixels = np.asarray(_framed(picture, share, centre, degrees).filter(sharpened), dtype=np.float32)
+        pixels = np.clip(pixels + rng.normal(0, noise, pixels.shape), 0, 255)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG", quality=quality)
+        views.append(Image.open(buffer).convert("RGB"))
+    return views[0], views[1]
+
+
+def _framed(photo: Image.Image, share: float, centre: tuple[float, ...], degrees: float) -> Image.Image:
+    """The part of a photo with `share` of its sides about `centre` (0..1), turned, squashed to 2 INPUT x 2 INPUT."""
+    side = 2 * INPUT
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    across, down = share * photo.width / side, share * photo.height / side  # photo pixels for one of the view's
+    x, y = centre[0] * photo.width, centre[1] * photo.height
+    turn = np.array([[across * cosine, -down * sine], [across * sine, down * cosine]])
+    start = np.array([x, y]) - turn @ [side / 2, side / 2]
+    data = (turn[0, 0], turn[0, 1], start[0], turn[1, 0], turn[1, 1], start[1])
+    return photo.transform((side, side), Image.Transform.AFFINE, data, Image.Resampling.BICUBIC)
 
 
 def _scaled(photo: Image.Image, scale: float) -> Image.Image:

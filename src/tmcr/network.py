@@ -10,7 +10,8 @@ dropping the attribute tags gives Table 5.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -152,6 +153,41 @@ class PredictionHead(nn.Module):
         with torch.no_grad():
             self.output.bias.copy_(mean_distribution.clamp_min(1e-4).log())
             self.output.weight.mul_(0.1)
+
+
+@torch.no_grad()
+def averaged(heads: Sequence[PredictionHead]) -> PredictionHead:
+    """One head, as many times as wide, whose logits are the mean of those of `heads` in evaluation.
+
+    Heads of one recipe differ by chance, the more so the fewer photos they have seen, and their mean is better than
+    most of them. Under a linear score head the mean is itself a head: hidden units side by side.
+
+    Args:
+        heads: alike in shape and in the statistics of their inputs.
+
+    Raises:
+        ConfigError: they have an MLP for a score head.
+    """
+    first = heads[0]
+    if len(heads) == 1:
+        return first
+    if first.score_transform is not None:
+        raise ConfigError("only heads with a linear score head can be averaged: set fit.score_head=linear")
+    wide = PredictionHead(replace(first.config, hidden=sum(head.config.hidden for head in heads)))
+    state = wide.state_dict()
+    own = [head.state_dict() for head in heads]
+    for name, value in own[0].items():
+        if "_transform." in name and value.dim():
+            state[name] = torch.cat([part[name] for part in own])
+        elif name == "output.weight":  # its columns are the branches one after the other
+            branches = zip(*(part[name].split(first.config.hidden, dim=1) for part in own), strict=True)
+            state[name] = torch.cat([column for branch in branches for column in branch], dim=1) / len(heads)
+        elif name == "output.bias":
+            state[name] = torch.stack([part[name] for part in own]).mean(0)
+        else:
+            state[name] = value
+    wide.load_state_dict(state)
+    return wide.to(first.output.weight.device).eval()
 
 
 class Projector(nn.Module):

@@ -14,7 +14,8 @@ from tmcr.errors import ConfigError, DataError
 from tmcr.experiments.bench import Trial
 from tmcr.experiments.outcome import Estimate, HeldOut, Outcome, RegionRule
 from tmcr.training.clusters import assign
-from tmcr.training.fit import level_features, similarity_statistics
+from tmcr.training.fit import level_features
+from tmcr.training.heads import similarity_statistics
 from tmcr.training.levels import score_levels
 from tmcr.training.photos import PhotoViews
 

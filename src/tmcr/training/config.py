@@ -80,6 +80,9 @@ class FitConfig(_Section):
     hidden: int = Field(1024, ge=1)
     score_head: Literal["mlp", "linear"] = "mlp"
     dropout: float = Field(0.0, ge=0, lt=1)
+    # Heads fitted from as many random starts and averaged, against the luck of one where photos are few. They need the
+    # linear probe and the linear score head; the model's head is that many times `hidden` wide.
+    heads: int = Field(1, ge=1)
     r: float = Field(2.0, gt=0)
     learning_rate: float = Field(1e-4, gt=0)
     encoder_learning_rate: float | None = None  # None: the same as the head's

@@ -26,8 +26,6 @@ from tmcr.training.processes import ALONE
 from tmcr.training.rank import seed_dropout, train_mode
 from tmcr.training.stage import MetricsLog, Progress, save_checkpoint
 
-MOST_STRETCH = 6.0
-
 
 @dataclass(frozen=True)
 class FitData:
@@ -51,28 +49,6 @@ class FitData:
     validation: NDArray[np.int64]
     level_features: Tensor | None
     pairs: Pairs | None = None
-
-
-def prepare_head(head: PredictionHead, data: FitData) -> None:
-    """Take the standardisation and the starting answer from the training photos."""
-    if head.config.uses_tags:
-        mean, std = similarity_statistics(data.matched, data.train)
-        head.tag_scale.set(mean[: head.config.n_tags], std[: head.config.n_tags])
-    if head.config.uses_levels and data.level_features is not None:
-        head.level_scale.fit(data.level_features[torch.from_numpy(data.train)])
-    head.start_from(data.distributions[torch.from_numpy(data.train)].mean(0))
-
-
-def similarity_statistics(matched: Matched, rows: NDArray[np.int64], block: int = 4096) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (M+N,) of the tag similarities, block by block."""
-    total = torch.zeros(len(matched.text), dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for start in range(0, len(rows), block):
-        part = matched.similarities(rows[start : start + block]).double()
-        total += part.sum(0)
-        squares += (part**2).sum(0)
-    mean = total / len(rows)
-    return mean.float(), (squares / len(rows) - mean**2).clamp_min(0).sqrt().float()
 
 
 def fit(
@@ -280,44 +256,6 @@ def _pair_term(
         module.train()
     better, worse = expected_score(logits.float().softmax(1), data.score_values.to(hardware.device)).chunk(2)
     return pair_loss(better, worse, pairs.strength[chosen].to(hardware.device), config.pair_margin)
-
-
-@torch.no_grad()
-def stretch(head: PredictionHead, factor: float) -> None:
-    """Multiply the logits' distance from those of the reference photo (every standardised input zero) by `factor`."""
-    head.eval()
-    tags = head.tag_scale.mean[None] if head.config.uses_tags else None
-    levels = head.level_scale.mean[None] if head.config.uses_levels else None
-    reference = head(tags, levels)[0]
-    head.output.weight.mul_(factor)
-    head.output.bias.mul_(factor).add_((1 - factor) * reference)
-
-
-def stretch_to_spread(
-    head: PredictionHead,
-    encoder: ImageEncoder | None,
-    data: FitData,
-    *,
-    config: FitConfig,
-    hardware: Hardware,
-) -> float:
-    """Stretch the head until its scores on the validation part spread as `config.spread` says; returns the factor.
-
-    A head that has seen few photos answers near the mean, which is best for the squared error and useless for
-    telling good from bad. The factor is 1 where the spread is wide enough as it is, and at most `MOST_STRETCH`.
-    """
-    if config.spread is None:
-        return 1.0
-    true = expected_score(data.distributions[torch.from_numpy(data.validation)], data.score_values).std()
-    total, low, high = 1.0, 1.0, MOST_STRETCH
-    for _ in range(12):  # bisection on the logarithm: the spread grows with the factor
-        factor = (low * high) ** 0.5
-        stretch(head, factor / total)
-        total = factor
-        predicted = predict(head, encoder, data, data.validation, hardware, config.batch_size)
-        reached = float(expected_score(predicted, data.score_values).std() / true)
-        low, high = (factor, high) if reached < config.spread else (low, factor)
-    return total
 
 
 @torch.no_grad()

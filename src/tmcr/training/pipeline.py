@@ -29,7 +29,7 @@ from tmcr.datasets.leakage import Learnt, check_leakage
 from tmcr.datasets.manifest import Manifest
 from tmcr.datasets.splits import carve_validation
 from tmcr.encoders import ImageEncoder, ImageTextEncoder, load_image_encoder, load_image_text_encoder
-from tmcr.errors import ConfigError, DataError
+from tmcr.errors import DataError
 from tmcr.features import FeatureStore, store_key
 from tmcr.hardware import Hardware, pick_hardware
 from tmcr.matching import similarity_moments, text_matrix
@@ -41,15 +41,8 @@ from tmcr.tags import TagLibraries
 from tmcr.training.card import model_card
 from tmcr.training.clusters import characteristic_tags, fit_clusters, score_quantiles
 from tmcr.training.config import FitConfig, TrainConfig
-from tmcr.training.fit import (
-    FitData,
-    fit,
-    level_features,
-    predict,
-    prepare_head,
-    stretch,
-    stretch_to_spread,
-)
+from tmcr.training.fit import FitData, level_features, predict
+from tmcr.training.heads import HeadFitter, check_settings
 from tmcr.training.levels import BalancedBatches, score_levels
 from tmcr.training.match import Matched, embed_photos, embedding_moments, load_matched
 from tmcr.training.pairs import Pairs, build_pairs, joined, load_pairs, save_pairs, unlabelled_photos
@@ -300,6 +293,7 @@ class Run:
     def fit(self, config: FitConfig | None = None, *, name: str = "fit") -> Fitted:
         """Stage 4. A prediction head, with the encoder frozen (LP) or fine-tuned (FT)."""
         config = config or self.config.fit
+        check_settings(config)
         uses_levels = "cr" in config.branches
         encoder = self.ranked_encoder() if uses_levels else None
         inputs = {
@@ -313,45 +307,13 @@ class Run:
             "precision": self.hardware.bf16,
         }
         stage = Stage(self.folder, name, inputs)
-        head = PredictionHead(self._head_config(config, encoder))
+        shape = self._head_config(config, encoder)
 
         def work(folder: Path) -> dict[str, Any]:
-            data = replace(self._fit_data(config, encoder), pairs=self._pairs(config, encoder))
-            start = copy.deepcopy(encoder.state_dict()) if encoder is not None and config.refit else None
-            tuned = encoder if config.mode == "ft" else None
-            common: dict[str, Any] = {
-                "config": config, "hardware": self.hardware, "log": self.log, "progress": self.progress
-            }  # fmt: skip
-
-            def once(data: FitData, run: str, epochs: tuple[int | None, int | None]) -> tuple[dict[str, float], ...]:
-                """Fit head and, where it is tuned, encoder; a finished first part is found in its checkpoint."""
-                torch.manual_seed(self.config.seed)
-                for module in head.modules():
-                    reset = getattr(module, "reset_parameters", None)
-                    if callable(reset):
-                        reset()
-                prepare_head(head, data)
-                warm: dict[str, float] = {}
-                if tuned is not None and config.warm_start:
-                    warm = fit(
-                        head, None, data, seed=self.config.seed, checkpoint=folder / f"{run}warm.pt",
-                        stage=f"{name}-{run}head", fixed_epochs=epochs[0], **common,
-                    )  # fmt: skip
-                return warm, fit(
-                    head, tuned, data, seed=self.config.seed + 1, checkpoint=folder / f"{run}checkpoint.pt",
-                    stage=f"{name}-{run.rstrip('-')}" if run else name, fixed_epochs=epochs[1], **common,
-                )  # fmt: skip
-
-            warm, summary = once(data, "", (None, None))
-            factor = stretch_to_spread(head, tuned, data, config=config, hardware=self.hardware)
-            summary = summary | ({"stretch": factor} if config.spread is not None else {})
-            if config.refit:
-                if encoder is not None and start is not None:
-                    encoder.load_state_dict(start)
-                everything = replace(data, train=np.concatenate([data.train, data.validation]))
-                best = (int(warm["epoch"]) + 1 if warm else None, int(summary["epoch"]) + 1)
-                once(everything, "refit-", best)
-                stretch(head, factor)
+            fitter = HeadFitter(
+                shape, encoder, config, self.hardware, self.config.seed, folder, name, self.log, self.progress
+            )
+            head, summary = fitter(replace(self._fit_data(config, encoder), pairs=self._pairs(config, encoder)))
             if not self.processes.first:
                 return {}
             tensors = {f"head.{key}": value for key, value in head.state_dict().items()}
@@ -365,6 +327,7 @@ class Run:
 
         self._run_stage(stage, work, together=True)
         tensors = load_file(stage.folder / "model.safetensors")
+        head = PredictionHead(replace(shape, hidden=shape.hidden * config.heads))
         head.load_state_dict(_with_prefix(tensors, "head."))
         if encoder is not None:
             encoder.load_state_dict(_with_prefix(tensors, "encoder."))
@@ -486,8 +449,6 @@ class Run:
         """Pairs of the training photos and of `fit.pair_photos`, kept in the cache across runs."""
         if config.pair_weight == 0:
             return None
-        if config.mode == "ft":
-            raise ConfigError("fit.pair_weight works with a frozen encoder only: set fit.mode=lp, or fit.pair_weight=0")
         cache = (self.config.cache or self.folder / "cache") / "pairs"
         cache.mkdir(parents=True, exist_ok=True)
         rated = [self.manifest.paths[row] for row in self.part("train")]
