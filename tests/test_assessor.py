@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import tmcr
-from tmcr.assessor import Assessor, load
+from tmcr.assessor import Assessor, contradicted, load
 from tmcr.encoders import load_image_text_encoder
 from tmcr.errors import ConfigError, ImageError, ModelError
 from tmcr.images import decode
@@ -91,6 +91,29 @@ def test_tags_percentile_and_kind_are_what_the_plain_reading_gives(model: Assess
     kind = int(((trained.clusters.centroids - similarities[:n]) ** 2).sum(1).argmin())
     assert verdict.cluster.index == kind
     assert verdict.percentile == pytest.approx(percentile(verdict.score, trained.clusters.quantiles[kind]))
+
+
+def test_of_two_contrary_tags_the_better_one_is_shown(model: Assessor, photos: list[Path]) -> None:
+    trained = replace(model.model, tag_minimum=None)
+    plain = Assessor(trained, model.image_text, model.hardware).assess(photos[2])
+    first, second, third = (tag.name for tag in plain.attribute_tags[:3])
+    contrary = {second: third, third: second}
+    library = trained.libraries.attribute
+    opposites = tuple(contrary.get(tag, "") for tag in library.tags)
+    libraries = replace(trained.libraries, attribute=replace(library, opposites=opposites))
+    verdict = Assessor(replace(trained, libraries=libraries), model.image_text, model.hardware).assess(photos[2])
+    assert [tag.name for tag in verdict.attribute_tags[:2]] == [first, second]
+    assert third not in {tag.name for tag in verdict.attribute_tags}
+    assert not any({second, third} <= set(facet.tags) for facet in verdict.facets)
+
+
+def test_contradictions_of_many_are_those_read_aloud() -> None:
+    rng = np.random.default_rng(0)
+    opposite = np.array([1, 0, -1, 4, 3, -1, 7, 6])
+    tags = np.stack([rng.permutation(8)[:5] for _ in range(200)])
+    said = [[any(row[i] == opposite[tag] for i in range(place)) for place, tag in enumerate(row)] for row in tags]
+    assert contradicted(tags, opposite).tolist() == said
+    assert contradicted(tags[:1, :0], opposite).shape == (1, 0)
 
 
 def _batch(pixels: np.ndarray) -> object:

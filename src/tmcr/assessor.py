@@ -227,25 +227,29 @@ class Assessor:
     def _top_tags(
         self, similarities: NDArray[np.float32], z: NDArray[np.float32], start: int, end: int
     ) -> tuple[Tag, ...]:
-        """The best-fitting tags of start..end; where the model knows how sure it must be, only those it is sure of."""
+        """The best-fitting tags of start..end; where the model knows how sure it must be, only those it is sure of.
+
+        Of two that say the contrary of each other, the one that fits better.
+        """
         if self._tag_minimum is None:
             best = start + _largest(z[start:end], TOP_TAGS)
         else:
             confidence = z[start:end] - self._tag_minimum[start:end]  # a likelier tag has a lower bar to clear
             sure = np.flatnonzero(confidence >= 0)
             best = start + sure[_largest(confidence[sure], TOP_TAGS)]
+        best = best[~contradicted(best[None], self.model.libraries.opposite_places)[0]]
         names, facets = self.model.libraries.names, self.model.libraries.facets
         return tuple(Tag(names[i], float(similarities[i]), float(z[i]), facets[i]) for i in best)
 
     def _facet_shares(self, shares: NDArray[np.float64], z: NDArray[np.float32]) -> tuple[Facet, ...]:
-        names = self.model.libraries.names
+        names, opposites = self.model.libraries.names, self.model.libraries.opposites
         totals = np.bincount(self._facet_of, shares, len(self._facets))
         fits = np.flatnonzero(z > 0 if self._tag_minimum is None else z >= self._tag_minimum)
         telling = fits[shares[fits] * totals[self._facet_of[fits]] > 0]
         tags: list[list[str]] = [[] for _ in self._facets]
         for tag in telling[np.argsort(-z[telling], kind="stable")]:
             named = tags[self._facet_of[tag]]
-            if len(named) < TOP_FACET_TAGS:
+            if len(named) < TOP_FACET_TAGS and opposites[tag] not in named:
                 named.append(names[tag])
         facets = [
             Facet(facet, library, float(total), tuple(named))
@@ -312,6 +316,13 @@ def model_folder(model: str | Path, *, offline: bool = False) -> Path:
         ModelError: it is not there.
     """
     return STARTER if str(model) == "starter" else resolve_source(str(model), offline=offline)
+
+
+def contradicted(tags: NDArray[np.int64], opposite_places: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the tags (B, T), each photo's best first, say the contrary of one that stands before them."""
+    opposite = opposite_places[tags]
+    before = np.tril(np.ones((tags.shape[1], tags.shape[1]), bool), -1)
+    return ((opposite[:, :, None] == tags[:, None, :]) & before).any(2)
 
 
 def _facets(libraries: TagLibraries) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tmcr.assessor import TOP_TAGS
+from tmcr.assessor import TOP_TAGS, contradicted
 from tmcr.backends import encoding_of
 from tmcr.errors import DataError
 from tmcr.modelfolder import TrainedModel
@@ -221,6 +221,7 @@ class TagNamer:
             "semantic_tags": (0, model.libraries.n_semantic),
             "attribute_tags": (model.libraries.n_semantic, len(model.libraries.names)),
         }
+        self._opposites = model.libraries.opposite_places
         self._names = pa.array(model.libraries.names, pa.string())
         self._facets = pa.array(model.libraries.facets, pa.string())
 
@@ -237,6 +238,7 @@ class TagNamer:
 
         values, indices = confidence.topk(min(TOP_TAGS, confidence.shape[1]), dim=1)
         shown = values >= 0 if self._minimum is not None else torch.ones_like(values, dtype=torch.bool)
+        shown &= ~torch.from_numpy(contradicted((indices + start).numpy(), self._opposites))
         tags, z = indices[shown] + start, values[shown]
         if self._minimum is not None:
             z = z + self._minimum[tags]

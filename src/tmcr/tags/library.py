@@ -16,6 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tmcr.errors import TagError
 
 LibraryName = Literal["semantic", "attribute"]
@@ -171,9 +174,15 @@ class TagLibraries:
     def polarities(self) -> tuple[Polarity, ...]:
         return self.semantic.polarities + self.attribute.polarities
 
-    @property
+    @cached_property
     def opposites(self) -> tuple[str, ...]:
         return self.semantic.opposites + self.attribute.opposites
+
+    @cached_property
+    def opposite_places(self) -> NDArray[np.int64]:
+        """(M+N,) for each tag the place of its opposite among `names`, -1 where there is none."""
+        place = {tag: index for index, tag in enumerate(self.names)}
+        return np.array([place.get(opposite, -1) for opposite in self.opposites], dtype=np.int64)
 
     @property
     def frequencies(self) -> tuple[int, ...]:
