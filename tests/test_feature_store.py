@@ -34,11 +34,14 @@ from tmcr.modelfolder import STARTER, ClusterTable, TrainedModel, load_model, sa
 from tmcr.network import HeadConfig, PredictionHead
 from tmcr.preprocess import PreprocessSpec
 from tmcr.results import parts_of, read_results
-from tmcr.scoring.feature_folder import MANIFEST, FeatureFolder, FeatureManifest, read_features
+from tmcr.scoring.feature_files import MANIFEST, FeatureManifest, read_features
+from tmcr.scoring.feature_folder import FeatureFolder
 from tmcr.scoring.rescore import rescore
 from tmcr.scoring.run import Plan, open_run
 from tmcr.tags import TagLibraries, TagLibrary
 from tmcr.training.clusters import assign, percentile
+from tmcr.training.config import preset
+from tmcr.training.pipeline import Run
 
 HALF, FULL = 1e-3, 5e-6  # score points that float16 costs, and that another order of sums in float32 costs
 
@@ -211,6 +214,64 @@ def test_results_in_text(suffix: str, starter: Assessor, kept: dict[str, Path], 
         assert list(read_results(tmp_path / "again.jsonl")) == list(read_results(tmp_path / "again.parquet"))
     else:
         assert len((tmp_path / "again.csv").read_text(encoding="utf-8-sig").splitlines()) == 1 + 12
+
+
+# ---------------------------------------------------------------- training from what is kept
+
+
+@pytest.fixture
+def ratings(photos: Path, tmp_path: Path) -> Path:
+    table = tmp_path / "ratings.csv"
+    rows = [f"{photos / f'{number:02d}.jpg'},{1 + number % 7}" for number in range(12)]
+    table.write_text("\n".join(["image,score", *rows]) + "\n")
+    return table
+
+
+def training(ratings: Path, folder: Path, **changes: object) -> Run:
+    own = {"data": f"csv:{ratings}", "device": "cpu", "encoders.mirrored": True, "rank.loss": "none"}
+    return Run(preset("small").with_overrides(own | changes), folder)
+
+
+def test_training_takes_the_embeddings_that_scoring_has_kept(
+    ratings: Path, kept: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anew = training(ratings, tmp_path / "anew").matched
+    monkeypatch.setattr("tmcr.training.match.decode", lambda *_, **__: pytest.fail("a photo was decoded again"))
+    again = training(ratings, tmp_path / "again", features=str(kept["float32"])).matched
+    assert again.hashes == anew.hashes
+    np.testing.assert_allclose(again.embeddings, anew.embeddings, atol=FULL)
+
+
+def test_training_encodes_what_scoring_has_not_kept(
+    ratings: Path, starter: Assessor, photos: Path, tmp_path: Path
+) -> None:
+    some = tmp_path / "some"
+    some.mkdir()
+    for number in (3, 5):
+        (some / f"{number}.jpg").write_bytes((photos / f"{number:02d}.jpg").read_bytes())
+    score(starter, some, tmp_path / "some.parquet", features=tmp_path / "features", features_storage="float32")
+    mixed = training(ratings, tmp_path / "mixed", features=str(tmp_path / "features")).matched
+    anew = training(ratings, tmp_path / "anew").matched
+    np.testing.assert_allclose(mixed.embeddings, anew.embeddings, atol=FULL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"encoders.mirrored": False}, "the preprocessing for the image–text encoder"),
+        ({"precision": "bf16"}, r"the arithmetic \(fp32, not bf16\)"),
+    ],
+)
+def test_training_refuses_features_made_otherwise(
+    changes: dict[str, object], why: str, ratings: Path, kept: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=why):
+        _ = training(ratings, tmp_path / "run", features=str(kept["float32"]), **changes).matched
+
+
+def test_training_is_told_where_no_features_are(ratings: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no features there"):
+        _ = training(ratings, tmp_path / "run", features=str(tmp_path / "nowhere")).matched
 
 
 # ---------------------------------------------------------------- what is not done again

@@ -77,7 +77,7 @@ class TorchBackend:
         self.at_once = 2 if self.own_threads else 1  # the end of one batch leaves threads for the next
         self._threads = torch.get_num_threads() if self.own_threads else 1
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tmcr-encode")
-        self.arithmetic = _arithmetic(hardware)
+        self.arithmetic = hardware.arithmetic
         self._image_text = image_text.to(hardware.device)
         self._encoder = model.encoder.to(hardware.device).eval() if model.encoder is not None else None
 
@@ -208,7 +208,7 @@ class OpenVinoBackend:
             if not hardware.bf16:
                 settings["INFERENCE_PRECISION_HINT"] = "f32"
             quantised = any(node.get_type_name() == "FakeQuantize" for node in network.get_ops())
-            self.arithmetic = _int8(file) if quantised else _arithmetic(hardware)
+            self.arithmetic = _int8(file) if quantised else hardware.arithmetic
             self._network = core.compile_model(network, "CPU", settings)
         except RuntimeError as error:
             raise ModelError(f"{file}: cannot be loaded ({first_line(error)}); export the model again") from None
@@ -273,10 +273,6 @@ def _weights_hash(encoder: ImageEncoder) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _arithmetic(hardware: Hardware) -> str:
-    return "bf16" if hardware.bf16 else "fp32"
 
 
 def _int8(file: Path) -> str:

@@ -1,9 +1,10 @@
 """Photo features on disk, computed once per (photo content, encoder, preprocessing).
 
-`Encoding` says what features were made by. `FeatureStore` is where training keeps them (scoring keeps its own in
-`tmcr.scoring.feature_folder`): one SQLite file for each encoder and preprocessing; a row is a photo's content hash and
-its feature as float32 bytes. SQLite gives what such a store needs: a kill loses at most the batch being written,
-several readers may look while one writes, and a feature is found without reading the others.
+`Encoding` says what features were made by. `FeatureStore` is where training keeps them: an SQLite file for each encoder
+and preprocessing; a row is a photo's content hash and its feature as float32 bytes. SQLite gives what such a store
+needs: a kill loses at most the batch being written, several readers may look while one writes, and a feature is found
+without reading the others. Scoring keeps features by the million and reads them in a row, in files of its own
+(`tmcr.scoring.feature_files`), where training may look before it encodes.
 """
 
 from __future__ import annotations

@@ -23,6 +23,11 @@ class Hardware:
     bf16: bool
     photo_workers: int
 
+    @property
+    def arithmetic(self) -> str:
+        """What features depend on beside encoder and photo: "fp32" or "bf16"."""
+        return "bf16" if self.bf16 else "fp32"
+
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """bf16 autocast where it is on, nothing otherwise."""
         if not self.bf16:

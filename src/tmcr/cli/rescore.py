@@ -33,7 +33,7 @@ def rescore(
     from tmcr.errors import printable
     from tmcr.modelfolder import load_model
     from tmcr.report.terminal import make_console, progress
-    from tmcr.scoring.feature_folder import FeatureManifest
+    from tmcr.scoring.feature_files import FeatureManifest
     from tmcr.scoring.rescore import rescore as score_again
 
     total = FeatureManifest.load(features).rows

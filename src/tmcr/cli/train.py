@@ -19,6 +19,10 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     tags: Annotated[Path | None, typer.Option(help="Folder with semantic.txt and attribute.txt.")] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(help="Folder that 'tmcr score --features' filled: its photos are not encoded again."),
+    ] = None,
     allow_leakage: Annotated[
         bool, typer.Option("--allow-leakage", help="Train although test photos are in the training part.")
     ] = False,
@@ -42,9 +46,8 @@ def train(
     from tmcr.training.processes import joined
 
     overrides = dict(parse_setting(text) for text in settings or [])
-    config = preset_called(preset).with_overrides(
-        {"data": data, "seed": seed, "device": device, "tags": tags, "allow_leakage": allow_leakage} | overrides
-    )
+    told = {"data": data, "seed": seed, "device": device, "tags": tags, "features": features}
+    config = preset_called(preset).with_overrides(told | {"allow_leakage": allow_leakage} | overrides)
     console = make_console()
     with joined() as processes, StageProgress(console) if processes.first else nullcontext() as progress:
         run = Run(config, out, progress=progress, processes=processes)

@@ -27,7 +27,8 @@ from tmcr.errors import ConfigError, ImageError, first_line
 from tmcr.hardware import torch_threads
 from tmcr.images import PhotoBytes, content_hash
 from tmcr.preparation import Prepared
-from tmcr.scoring.feature_folder import FeatureFolder, Kept
+from tmcr.scoring.feature_files import Kept
+from tmcr.scoring.feature_folder import FeatureFolder
 from tmcr.scoring.photo import Photo
 from tmcr.scoring.repeats import Repeats, Slot
 from tmcr.streaming import ordered_map, overlapped, unordered_map

@@ -26,7 +26,7 @@ from tmcr.errors import DataError
 from tmcr.modelfolder import TrainedModel
 from tmcr.network import DimensionTransform, Standardize, expected_score, score_std
 from tmcr.results import MANIFEST, check_destination, join_parts, results_schema
-from tmcr.scoring.feature_folder import FeatureManifest, FeatureRows, read_features
+from tmcr.scoring.feature_files import FeatureManifest, FeatureRows, read_features
 from tmcr.streaming import overlapped
 
 if TYPE_CHECKING:

@@ -121,6 +121,7 @@ class TrainConfig(_Section):
     workers: int | None = Field(None, ge=0)
     checkpoint_every: int = Field(20, ge=1)  # updates between two checkpoints of the ranking stage
     cache: Path | None = None  # where photo features are kept across runs; None: inside the run folder
+    features: Path | None = None  # folder that `tmcr score --features` filled: photos in it are not encoded again
     allow_leakage: bool = False
     encoders: EncodersConfig = EncodersConfig()
     match: MatchConfig = MatchConfig()

@@ -21,6 +21,7 @@ from tmcr.features import FeatureStore
 from tmcr.hardware import Hardware
 from tmcr.images import content_hash, decode
 from tmcr.matching import match
+from tmcr.scoring.feature_files import KeptEmbeddings
 from tmcr.streaming import batched, ordered_map
 from tmcr.training.processes import ALONE, Processes
 from tmcr.training.stage import Progress, write_atomically
@@ -55,12 +56,24 @@ class Matched:
         return match(torch.from_numpy(self.embeddings[np.asarray(indices)]), self.text[: self.n_semantic])
 
 
+@dataclass(frozen=True)
+class _Photo:
+    """A photo on its way: pixels to encode, or an embedding that was kept, or an error; none of them if it is known."""
+
+    path: Path
+    hash: str | None = None
+    pixels: NDArray[np.float32] | None = None
+    embedding: NDArray[np.float32] | None = None
+    error: str | None = None
+
+
 def embed_photos(
     folder: Path,
     paths: Sequence[Path],
     encoder: ImageTextEncoder,
     store: FeatureStore | None,
     *,
+    kept: KeptEmbeddings | None = None,
     hardware: Hardware,
     batch_size: int,
     progress: Progress,
@@ -72,6 +85,7 @@ def embed_photos(
 
     Args:
         store: None on all processes but the first.
+        kept: where scoring has kept embeddings; a photo that is there is read for its hash alone.
 
     Raises:
         DataError: fewer than half of the photos can be read (on the first process).
@@ -82,29 +96,34 @@ def embed_photos(
     known = processes.agree(set(store.all_keys()) if store is not None else set())
     encoder.to(hardware.device)
 
-    def prepare(path: Path) -> tuple[Path, str | None, NDArray[np.float32] | str | None]:
+    def prepare(path: Path) -> _Photo:
         try:
             photo = content_hash(path)
             if photo in known:
-                return path, photo, None
-            return path, photo, encoder.preprocess(decode(path, target_side=encoder.preprocess.target_side))
+                return _Photo(path, photo)
+            embedding = kept.find(str(path), photo) if kept is not None else None
+            if embedding is not None:
+                return _Photo(path, photo, embedding=embedding)
+            pixels = encoder.preprocess(decode(path, target_side=encoder.preprocess.target_side))
+            return _Photo(path, photo, pixels=pixels)
         except ImageError as error:
-            return path, None, error.detail
+            return _Photo(path, error=error.detail)
 
     starts = range(0, len(paths), batch_size)
     mine = [path for start in starts[processes.rank :: processes.count] for path in paths[start : start + batch_size]]
     batches = batched(ordered_map(prepare, mine, workers=hardware.photo_workers, ahead=2 * batch_size), batch_size)
     for _ in range(-(-len(starts) // processes.count)):
         batch = next(batches, [])
-        fresh = {photo: pixels for _, photo, pixels in batch if photo and isinstance(pixels, np.ndarray)}
-        features = np.empty((0, encoder.dim), np.float32)
+        new = {each.hash: each.embedding for each in batch if each.hash and each.embedding is not None}
+        fresh = {each.hash: each.pixels for each in batch if each.hash and each.pixels is not None}
+        features = np.stack(list(new.values())) if new else np.empty((0, encoder.dim), np.float32)
         if fresh:
             pixels = torch.from_numpy(np.stack(list(fresh.values()))).to(hardware.device)
             with hardware.autocast():
-                features = encoder.encode_images(pixels).float().cpu().numpy()
-            known.update(fresh)
-        found = [(str(path), photo, outcome if isinstance(outcome, str) else None) for path, photo, outcome in batch]
-        for photos, embedded, outcomes in processes.collect((list(fresh), features, found)):
+                features = np.concatenate([features, encoder.encode_images(pixels).float().cpu().numpy()])
+        known.update(new, fresh)
+        found = [(str(each.path), each.hash, each.error) for each in batch]
+        for photos, embedded, outcomes in processes.collect(([*new, *fresh], features, found)):
             if store is not None and photos:
                 store.put(photos, embedded)
                 known.update(photos)

@@ -30,13 +30,14 @@ from tmcr.datasets.manifest import Manifest
 from tmcr.datasets.splits import carve_validation
 from tmcr.encoders import ImageEncoder, ImageTextEncoder, load_image_encoder, load_image_text_encoder
 from tmcr.errors import DataError
-from tmcr.features import FeatureStore, store_key
+from tmcr.features import EncoderUse, FeatureStore, store_key
 from tmcr.hardware import Hardware, pick_hardware
 from tmcr.matching import similarity_moments, text_matrix
 from tmcr.metrics import Report, evaluate
 from tmcr.modelfolder import STARTER, ClusterTable, ImageTextSource, TrainedModel, save_model
 from tmcr.network import HeadConfig, PredictionHead
 from tmcr.preprocess import PreprocessSpec, official_image, official_image_text
+from tmcr.scoring.feature_files import KeptEmbeddings
 from tmcr.tags import TagLibraries
 from tmcr.training.card import model_card
 from tmcr.training.clusters import characteristic_tags, fit_clusters, score_quantiles
@@ -168,6 +169,7 @@ class Run:
                     self.everything.paths,
                     encoder,
                     store,
+                    kept=self._kept_embeddings(encoder),
                     hardware=self.hardware,
                     batch_size=self.config.match.batch_size,
                     progress=self.progress,
@@ -412,6 +414,12 @@ class Run:
         did = stage.run(work, processes=self.processes, together=together)
         facts = ", ".join(f"{key} {_brief(value)}" for key, value in stage.summary.items())
         self.progress.finish(f"{stage.name}: {facts}" + ("" if did else " (unchanged, skipped)"))
+
+    def _kept_embeddings(self, encoder: ImageTextEncoder) -> KeptEmbeddings | None:
+        if self.config.features is None:
+            return None
+        use = EncoderUse(encoder.fingerprint, encoder.preprocess, encoder.dim)
+        return KeptEmbeddings(self.config.features, use, self.hardware.arithmetic)
 
     @property
     def _match_digest(self) -> str:
