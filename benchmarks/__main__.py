@@ -83,7 +83,7 @@ def _in_a_process(measurement: Measurement, quick: bool) -> tuple[list[Result], 
         with errors.open("w") as said:
             child = subprocess.Popen(
                 command, cwd=REPOSITORY, stdout=said, stderr=said, start_new_session=True,
-                env=os.environ | {"TMPDIR": folder, "TOKENIZERS_PARALLELISM": "false"},
+                env=os.environ | {"TMPDIR": folder, "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "passive"},
             )  # fmt: skip
             try:
                 status = child.wait(measurement.seconds)

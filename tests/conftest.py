@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command has it; before torch is imported
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -39,7 +39,8 @@ SETTINGS: dict[str, object] = {
     "rank.epochs": 2,
     "rank.learning_rate": 3e-5,
     "fit.mode": "lp",
-    "fit.hidden": 64,
+    "fit.hidden": 32,
+    "fit.heads": 4,  # heads of one recipe differ by as much as most settings do
     "fit.epochs": 10,
     "fit.pair_epochs": 20,
     "fit.pair_weight": 0.25,
