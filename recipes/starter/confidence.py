@@ -1,8 +1,13 @@
-"""From which confidence on a tag is shown: thresholds found on photos that no other step learns from."""
+"""From which confidence on a tag is shown: thresholds found on photos that no other step learns from.
+
+Kinds of photos are named anew by tags that would be shown: what sets a kind apart most is often said by a tag that
+nobody would use.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +34,8 @@ LOOKS_PRECISION = 0.9
 ABOUT_LOOKS = 0.7  # length of the looks part of a tag from which on it can be seen at all
 ALIGNED = 0.75
 EDIT_STRENGTH = 0.8
+NAMES, LEAST_SURE, SUREST = 3, -1.0, 2.0  # tags that name a kind; how far from its bar a tag's confidence counts
+COMMON = 0.5  # weight of how sure a tag is among a kind's photos, beside how much surer than elsewhere
 
 
 def tag_minimum(
@@ -104,3 +111,23 @@ def calibrated(assessor: Assessor, captions: Path, other_captions: Sequence[Sequ
     model = assessor.model
     model.tag_minimum, facts = tag_minimum(model, assessor.image_text, captions, other_captions)
     return facts
+
+
+def name_kinds(model: TrainedModel, similarities: torch.Tensor, labels: NDArray[np.int64]) -> None:
+    """Name the model's kinds by tags of which it is sure among their photos, and less so elsewhere.
+
+    Args:
+        similarities: (n, M) to the semantic tags of the training photos; labels: (n,) their kinds.
+    """
+    n_semantic = model.libraries.n_semantic
+    if model.tag_minimum is None:
+        raise AssertionError("kinds are named once it is known from when on a tag is shown")
+    z = (similarities - model.similarity_mean[:n_semantic]) / model.similarity_std[:n_semantic].clamp_min(1e-6)
+    sure = (z - model.tag_minimum[:n_semantic]).clamp(LEAST_SURE, SUREST).numpy()
+    inside = np.stack([sure[labels == kind].mean(0) for kind in range(len(model.clusters.centroids))])
+    outside = np.stack([sure[labels != kind].mean(0) for kind in range(len(inside))])
+    fit = inside - outside + COMMON * inside
+    own = fit == fit.max(0)  # a tag names one kind
+    best = np.argsort(-np.where(own, fit, -np.inf), axis=1, kind="stable")[:, :NAMES]
+    names = tuple(tuple(model.libraries.semantic.tags[tag] for tag in tags) for tags in best)
+    model.clusters = replace(model.clusters, tags=names)

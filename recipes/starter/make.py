@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from card import starter_card
-from confidence import calibrated
+from confidence import calibrated, name_kinds
 from encoder import PREPROCESSING, build_encoder
 from photos import Photos, build_photos, read_photo
 from PIL import Image
@@ -114,10 +114,12 @@ def main() -> None:
     captions = {role: write_captioned(data, photos, role, out / "captions" / role) for role in ("calibrate", "test")}
 
     config = training_config(data, out, seed)
-    trained, _ = train(Run(config, out / "run"), name="starter")
+    run = Run(config, out / "run")
+    trained, _ = train(run, name="starter")
     assessor = load(trained, device="cpu", precision="fp32")
     told = [photos.captions[row] for row in photos.rows("train") if photos.captions[row]]
     confidence = calibrated(assessor, captions["calibrate"], told)
+    name_kinds(assessor.model, run.matched.semantic(run.part("train")), run.clusters[1])
     model = out / "model"
     save_model(
         assessor.model, model, card="", image_text_folder=trained / "image_text", storage=config.encoders.storage
