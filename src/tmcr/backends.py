@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -115,7 +116,7 @@ class TorchBackend:
 class CompiledBackend(TorchBackend):
     """Torch with both encoders compiled for this machine; on a GPU, replayed as CUDA graphs.
 
-    Compiling takes minutes on a CPU and is done for one batch size: smaller batches are filled up with zeros, which
+    Compiling takes minutes on a CPU and is done for one number of photos: fewer are filled up with zeros, which
     changes nothing for the photos in them. It pays for many photos.
     """
 
@@ -123,18 +124,30 @@ class CompiledBackend(TorchBackend):
 
     def __init__(self, model: TrainedModel, image_text: ImageTextEncoder, hardware: Hardware) -> None:
         super().__init__(model, image_text, hardware)
-        self.own_threads, self.at_once = False, 1
         mode = "reduce-overhead" if hardware.device.type == "cuda" else "default"
-        self._batch = 0
+        self._photos = 0  # of one pass
+        self._compiling = threading.Lock()
         compiled = partial(torch.compile, mode=mode, dynamic=False)
         self._tower = compiled(image_text.image_tower)
         self._level_tower = compiled(self._encoder) if self._encoder is not None else None
 
-    @torch.inference_mode()
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        count = len(tag_pixels)
-        self._batch = max(self._batch, count)
-        features = None
+        photos = -(-len(tag_pixels) // self._threads)
+        with self._compiling:
+            if photos > self._photos:
+                self._photos = photos
+                levels = level_pixels[:1] if level_pixels is not None else None
+                with torch_threads(1):
+                    self._encode(tag_pixels[:1], levels)  # compiles, once and not in several threads at a time
+        return super().__call__(tag_pixels, level_pixels)
+
+    @torch.inference_mode()
+    def _encode(
+        self, tag_pixels: Tensor, level_pixels: Tensor | None, threads: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        if self.own_threads:
+            torch.set_num_threads(1)  # always as compiled: another number would have all of it compiled again
+        count, features = len(tag_pixels), None
         try:
             with self._hardware.autocast():
                 embedded = self._compute(self._tower, tag_pixels)[:count]
@@ -148,7 +161,7 @@ class CompiledBackend(TorchBackend):
 
     def _compute(self, tower: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
         # Also where nothing is missing: what is made here is of one kind, and only one is compiled.
-        pixels = torch.cat([pixels, pixels.new_zeros(self._batch - len(pixels), *pixels.shape[1:])])
+        pixels = torch.cat([pixels, pixels.new_zeros(self._photos - len(pixels), *pixels.shape[1:])])
         torch.compiler.cudagraph_mark_step_begin()
         # A CUDA graph gives its result in memory of its own, which its next run overwrites.
         return tower(self._on_device(pixels)).float().clone()
