@@ -73,8 +73,8 @@ def options(
 
 def run() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2; Ctrl-C is exit code 130."""
-    # Torch's threads spin while they wait for each other. Where another program, or a decoder of ours, has the processor
-    # of one of them, the others burn theirs: training a head took twelve times as long. Read when torch is loaded.
+    # Torch's threads spin while they wait for each other. Where another program has the processor of one of them, the
+    # others burn theirs, and training a head takes many times as long. OpenMP reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
