@@ -36,8 +36,9 @@ OFTEN = {"tilted": 3.0, "badly_cropped": 2.5, "compressed": 2.5, "overexposed": 
 REFRAMED = "tilted", "badly_cropped"
 TILT, CUT = 14, 0.55  # degrees and share of the sides at strength 1, as in `tmcr.damage`
 LEVEL = 0.7  # degrees, the standard deviation of how level photos are
-REDUCED, SMOOTHED = (90, 170), (0.3, 0.9)  # pixels: the longer side of a photo to be reframed, the blur
-SHARPENED, QUALITY, NOISE = 150, (50, 98), 6  # per cent, JPEG quality, of 255
+REDUCED, SMOOTHED = (90, 170), (0.3, 0.9)  # pixels: the longer side of a photo to be reframed; its blur's radius
+OFF_CENTRE = 0.3, 0.7  # where a whole photo's frame lies between one rim and the other
+SHARPENED, QUALITY, NOISE = 150, (50, 98), 6  # at most, per cent; of JPEG; at most, of 255
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 1e-3, 0.05, 100
 GAP = 2.0  # by how much a copy of strength 1 shall lie below its photo
 SOFTNESS = 0.5  # over which the penalty of a wrong order fades out
@@ -123,10 +124,9 @@ def _reframed(
         frames = (photo, keep, (0.5, 0.5), level), (photo, keep, (0.5, 0.5), level + TILT * strength)
     else:
         keep = 1 - CUT * strength
-        wider = rng.uniform(keep, 1)
-        rim = wider / 2 + rng.uniform(0.3, 0.7, 2) * (1 - wider)  # a part of the middle, up to all of it
-        whole = _scaled(photo, keep / wider)
-        frames = (whole, wider, tuple(rim), 0.0), (photo, keep, (keep / 2, keep / 2), 0.0)
+        most = rng.uniform(keep, 1)  # the better frame shows the middle, or all
+        middle = most / 2 + rng.uniform(*OFF_CENTRE, 2) * (1 - most)
+        frames = (_scaled(photo, keep / most), most, tuple(middle), 0.0), (photo, keep, (keep / 2, keep / 2), 0.0)
     sharpened = ImageFilter.UnsharpMask(2, int(rng.uniform(0, SHARPENED)), 0)
     quality, noise = int(rng.uniform(*QUALITY)), rng.uniform(0, NOISE)
     views = []
