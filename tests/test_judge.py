@@ -17,16 +17,9 @@ from tmcr.cli.main import app
 from tmcr.damage import KINDS
 from tmcr.datasets import load_manifest
 from tmcr.errors import DataError
-from tmcr.experiments.judge import (
-    FAMILIES,
-    MODEL,
-    RIDGE,
-    Verdicts,
-    judge,
-    read_captions,
-    with_synonyms,
-    words_of,
-)
+from tmcr.experiments.captions import read_captions, with_synonyms, words_of
+from tmcr.experiments.judge import FAMILIES, judge
+from tmcr.experiments.verdicts import MODEL, RIDGE, Verdicts
 
 
 @pytest.fixture(scope="module")

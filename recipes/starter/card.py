@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tmcr.experiments.judge import MODEL, RIDGE, Verdicts
+from tmcr.experiments.verdicts import MODEL, RIDGE, Verdicts
 from tmcr.metrics import Interval
 from tmcr.modelfolder import TrainedModel
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from tmcr.assessor import Assessor
 from tmcr.encoders import ImageTextEncoder
-from tmcr.experiments.judge import read_captions, with_synonyms, words_of
+from tmcr.experiments.captions import read_captions, with_synonyms, words_of
 from tmcr.images import decode
 from tmcr.modelfolder import TrainedModel
 
@@ -35,6 +35,7 @@ ABOUT_LOOKS = 0.7  # length of the looks part of a tag from which on it can be s
 ALIGNED = 0.75
 EDIT_STRENGTH = 0.8
 NAMES, LEAST_SURE, SUREST = 3, -1.0, 2.0  # tags that name a kind; how far from its bar a tag's confidence counts
+NO_NAMES = ("activities",)  # "above 66 % of sitting" says little
 COMMON = 0.5  # weight of how sure a tag is among a kind's photos, beside how much surer than elsewhere
 
 
@@ -127,7 +128,8 @@ def name_kinds(model: TrainedModel, similarities: torch.Tensor, labels: NDArray[
     inside = np.stack([sure[labels == kind].mean(0) for kind in range(len(model.clusters.centroids))])
     outside = np.stack([sure[labels != kind].mean(0) for kind in range(len(inside))])
     fit = inside - outside + COMMON * inside
-    own = fit == fit.max(0)  # a tag names one kind
+    things = np.array([facet not in NO_NAMES for facet in model.libraries.semantic.facets])
+    own = (fit == fit.max(0)) & things  # a tag names one kind
     best = np.argsort(-np.where(own, fit, -np.inf), axis=1, kind="stable")[:, :NAMES]
     names = tuple(tuple(model.libraries.semantic.tags[tag] for tag in tags) for tags in best)
     model.clusters = replace(model.clusters, tags=names)

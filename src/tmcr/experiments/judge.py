@@ -11,14 +11,11 @@ cost          size, parameters, photos a second, memory
 
 from __future__ import annotations
 
-import csv
 import io
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,16 +29,16 @@ from tmcr.datasets.manifest import Manifest
 from tmcr.encoders import ImageEncoder, image_encoder_from_config
 from tmcr.errors import DataError
 from tmcr.experiments.baselines import choose_strength, constant, ridge
+from tmcr.experiments.captions import read_captions, with_synonyms, words_of
 from tmcr.experiments.handcrafted import SIDE, handcrafted_features
+from tmcr.experiments.verdicts import MODEL, RIDGE, SHOWN, Verdicts
 from tmcr.images import decode
-from tmcr.metrics import Interval, MetricError, Report, bootstrap, evaluate, paired_difference, srcc
+from tmcr.metrics import Interval, MetricError, bootstrap, evaluate, paired_difference, srcc
 from tmcr.preprocess import PreprocessSpec
 from tmcr.streaming import batched, ordered_map
 
 Floats = NDArray[np.float64]
-MODEL, RIDGE = "the model", "ridge on its encoder"
 LARGEST_SIDE = 640  # photos are examined at this size at most
-SHOWN = 5  # tags that are compared with captions
 SAME_QUALITY = 95
 
 # What was done to the photo → tags that should fit it better then (+) and worse (−).
@@ -64,135 +61,6 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "tight crop": ("tightly cropped", ("tight crop", "close-up"), ("distant view",)),
     "cut off": ("badly_cropped", ("cut off", "bad crop"), ()),
 }
-
-# Words that a caption may use for a tag and the other way round.
-SYNONYMS: tuple[frozenset[str], ...] = tuple(
-    frozenset(group.split())
-    for group in (
-        "man men guy male gentleman boy person people",
-        "woman women lady female girl person people",
-        "child children kid kids boy girl baby toddler infant",
-        "people crowd group person team players",
-        "dog dogs puppy pup hound terrier retriever",
-        "cat cats kitten kitty",
-        "car cars automobile vehicle taxi cab sedan",
-        "bike bicycle cycling cyclist bicycles",
-        "motorcycle motorbike scooter moped",
-        "bus buses coach", "truck lorry pickup van", "train locomotive railway railroad tram",
-        "plane airplane aircraft jet airliner airport", "boat ship sailboat vessel sailing ferry yacht",
-        "sea ocean water beach wave waves coast shore surf", "beach sand shore", "lake river water pond stream",
-        "mountain mountains hill hills peak", "forest woods trees tree woodland", "tree trees branch",
-        "grass field meadow lawn pasture", "snow snowy winter ski skiing snowboard",
-        "street road city urban traffic sidewalk intersection", "building buildings house tower architecture church",
-        "food meal dish plate lunch dinner snack", "pizza food", "cake dessert pastry",
-        "fruit fruits orange banana apple",
-        "vegetable vegetables broccoli carrot carrots salad", "sandwich burger hotdog", "bread loaf bakery",
-        "table desk counter", "chair sofa couch seat bench", "bed bedroom pillow", "toilet bathroom restroom sink",
-        "kitchen stove oven refrigerator fridge", "computer laptop monitor keyboard screen desktop",
-        "phone cellphone telephone smartphone", "television tv screen", "book books bookshelf library",
-        "horse horses pony riding", "cow cows cattle bull", "sheep lamb flock", "elephant elephants",
-        "bird birds seagull pigeon parrot", "bear bears", "giraffe giraffes", "zebra zebras",
-        "baseball bat batter pitcher", "tennis racket racquet", "soccer football ball", "frisbee disc",
-        "skateboard skateboarder skateboarding skater", "surfboard surfer surfing", "kite kites",
-        "umbrella umbrellas", "clock watch", "vase flower flowers bouquet", "sign signs signpost",
-        "bag suitcase luggage handbag backpack", "bottle wine glass", "cup mug coffee tea", "bowl dish",
-        "teddy toy toys", "room indoor interior", "animal animals wildlife zoo",
-    )
-)  # fmt: skip
-_TOO_COMMON = frozenset(
-    ("the", "and", "with", "for", "from", "are", "its", "his", "her", "their", "some", "two", "one")
-)
-
-
-@dataclass
-class Verdicts:
-    """What the examination found; every share and difference is an `Interval` with 95 % confidence.
-
-    Attributes:
-        description: data, model, machine, seed.
-        reports: metrics by system; `against`: SRCC of the model minus that of each other system.
-        order: (kind, "mild" or "strong") → share of photos above their copy. drop: mean difference of the scores.
-        sameness: copy → mean absolute difference of the scores.
-        spread: standard deviation of the predicted scores over that of the ratings.
-        captions: share of captioned photos one of whose tags is in a caption, by who names the tags.
-        families: attribute family → share of photos whose tags moved the right way.
-        cost: plain numbers.
-    """
-
-    description: str
-    reports: dict[str, Report] = field(default_factory=dict)
-    against: dict[str, Interval] = field(default_factory=dict)
-    order: dict[tuple[str, str], Interval] = field(default_factory=dict)
-    drop: dict[tuple[str, str], float] = field(default_factory=dict)
-    sameness: dict[str, Interval] = field(default_factory=dict)
-    spread: Interval | None = None
-    captions: dict[str, Interval] = field(default_factory=dict)
-    tags_shown: float | None = None
-    families: dict[str, Interval] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        def triple(each: Interval | None) -> list[float] | None:
-            return None if each is None else [round(value, 4) for value in (each.value, each.low, each.high)]
-
-        return {
-            "description": self.description,
-            "accuracy": {name: report.to_dict() for name, report in self.reports.items()},
-            "srcc_of_the_model_minus": {name: triple(each) for name, each in self.against.items()},
-            "above_damaged_copy": {
-                kind: {
-                    level: [*(triple(self.order[kind, level]) or []), round(self.drop[kind, level], 3)]
-                    for level in ("mild", "strong")
-                }
-                for kind in dict.fromkeys(kind for kind, _ in self.order)
-            },
-            "moved_by": {name: triple(each) for name, each in self.sameness.items()},
-            "spread": triple(self.spread),
-            "tags_in_captions": {name: triple(each) for name, each in self.captions.items()},
-            "tags_shown": self.tags_shown,
-            "attribute_tags_follow": {name: triple(each) for name, each in self.families.items()},
-            "cost": self.cost,
-        }
-
-    def to_markdown(self) -> str:
-        """All tables, with 95 % intervals in brackets."""
-        lines = [f"{self.description}. 95 % bootstrap intervals in brackets.", "", "## Accuracy", ""]
-        lines += [
-            "| system | SRCC | PLCC | MSE | EMD (r=1) | the model's SRCC minus this |",
-            "|---|---|---|---|---|---|",
-        ]
-        for name, report in self.reports.items():
-            cells = [_cell(report, metric) for metric in ("srcc", "plcc", "mse", "emd1")]
-            gap = self.against.get(name)
-            lines.append(f"| {name} | {' | '.join(cells)} | {_signed(gap) if gap else ''} |")
-        tail = self.reports[MODEL].long_tail if MODEL in self.reports else None
-        if self.spread is not None:
-            lines += ["", f"Spread: predicted scores vary {self.spread} times as much as the ratings."]
-        if tail is not None:
-            parts = [f"{region} {tail.mse[region]:.2f} ({tail.counts[region]} photos)" for region in tail.mse]
-            lines += ["", f"MSE by how common a score is: {', '.join(parts)}."]
-        if self.order:
-            lines += ["", "## A photo above its damaged copy", "", "| damage | mild | drop | strong | drop |"]
-            lines += ["|---|---|---|---|---|"]
-            for kind in dict.fromkeys(kind for kind, _ in self.order):
-                cells = [
-                    f"{_percent(self.order[kind, level])} | {self.drop[kind, level]:+.2f}"
-                    for level in ("mild", "strong")
-                ]
-                lines.append(f"| {kind.replace('_', ' ')} | {' | '.join(cells)} |")
-        if self.sameness:
-            lines += ["", "Mean absolute change of the score: "
-                      + ", ".join(f"{name} {each}" for name, each in self.sameness.items()) + "."]  # fmt: skip
-        if self.captions:
-            lines += ["", "## Tags", "", "| who names up to five tags | photos with a tag in a caption |", "|---|---|"]
-            lines += [f"| {name} | {_percent(each)} |" for name, each in self.captions.items()]
-            lines += ["", f"Semantic tags shown for a photo, on average: {self.tags_shown:.1f} of {SHOWN}."]
-        if self.families:
-            lines += ["", "| change of looks | photos whose tags move the right way |", "|---|---|"]
-            lines += [f"| {name} | {_percent(each)} |" for name, each in self.families.items()]
-        lines += ["", "## Cost", "", "| | |", "|---|---|"]
-        lines += [f"| {name} | {value:g} |" for name, value in self.cost.items()]
-        return "\n".join([*lines, ""])
 
 
 def judge(
@@ -378,48 +246,6 @@ def _embeddings(assessor: Assessor, photos: Sequence[Image.Image]) -> torch.Tens
 # ---- captions -----------------------------------------------------------------------------------------------
 
 
-def words_of(text: str) -> frozenset[str]:
-    """The words of a text with their close synonyms, plural endings off, common words left out."""
-    found: set[str] = set()
-    for word in "".join(letter if letter.isalpha() else " " for letter in text.lower()).split():
-        if word in _TOO_COMMON or len(word) < 3:
-            continue
-        found.add(_singular(word))
-    return frozenset(found)
-
-
-def with_synonyms(words: frozenset[str]) -> frozenset[str]:
-    """The words and all that may stand for them."""
-    return words.union(*(group for group in _SYNONYMS if group & words))
-
-
-def _singular(word: str) -> str:
-    if word.endswith("ies") and len(word) > 4:
-        return word[:-3] + "y"
-    if word.endswith(("ches", "shes", "sses", "xes")):
-        return word[:-2]
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 3 else word
-
-
-_SYNONYMS = tuple(frozenset(map(_singular, group)) for group in SYNONYMS)
-
-
-def read_captions(path: Path) -> list[tuple[Path, list[str]]]:
-    """Photos and their captions.
-
-    Raises:
-        DataError: the file cannot be read or lacks a column.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); give a CSV with the columns file and captions") from None
-    if not rows or not {"file", "captions"} <= set(rows[0]):
-        raise DataError(f"{path}: needs the columns file and captions, and a row")
-    return [(path.parent / row["file"], row["captions"].split(" | ")) for row in rows]
-
-
 def _captions(verdicts: Verdicts, assessor: Assessor, path: Path, seed: int) -> None:
     rows = read_captions(path)
     told = [with_synonyms(words_of(" ".join(captions))) for _, captions in rows]
@@ -466,21 +292,3 @@ def _cost(assessor: Assessor, rate: float) -> dict[str, float]:
         size = sum(path.stat().st_size for path in model.folder.rglob("*") if path.is_file())
         cost = {"size on disk, MB": round(size / 1e6, 2)} | cost
     return cost
-
-
-# ---- tables -------------------------------------------------------------------------------------------------
-
-
-def _cell(report: Report, metric: str) -> str:
-    value, interval = getattr(report, metric), report.intervals.get(metric)
-    if value is None:
-        return "–"
-    return f"{value:.3f}" + (f" [{interval.low:.3f}, {interval.high:.3f}]" if interval else "")
-
-
-def _signed(each: Interval) -> str:
-    return f"{each.value:+.3f} [{each.low:+.3f}, {each.high:+.3f}]"
-
-
-def _percent(each: Interval) -> str:
-    return f"{100 * each.value:.0f} % [{100 * each.low:.0f}, {100 * each.high:.0f}]"
