@@ -6,6 +6,8 @@ import contextlib
 import io
 import os
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from hostile_photos import EXIF_ORIENTATION, raw_photo, scene, to_bytes, write_h
 from PIL import Image, ImageCms
 
 from tmcr.errors import ImageError
-from tmcr.images import ImageLimits, content_hash, decode, find_photos, full_size
+from tmcr.images import ImageLimits, _transform_to_srgb, content_hash, decode, find_photos, full_size
 
 # What each EXIF orientation says about stored pixels: how to see them upright.
 UPRIGHT = {
@@ -135,6 +137,20 @@ def test_colours_are_converted_to_srgb() -> None:
     np.testing.assert_allclose([red, green, blue], expected, atol=3)
 
 
+def test_a_profile_that_many_photos_share_is_read_once_and_gives_each_the_same_colours() -> None:
+    _transform_to_srgb.cache_clear()
+    patches = [Image.new("RGB", (16, 16), (level, 90, 40)) for level in (20, 120, 220)]
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(gamma_one_profile()))
+    files = [to_bytes(patch, "PNG", icc_profile=profile.tobytes()) for patch in patches]
+    for _ in range(2):
+        for patch, file in zip(patches, files, strict=True):
+            plainly = ImageCms.profileToProfile(patch, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            np.testing.assert_array_equal(np.asarray(decode(file)), np.asarray(plainly))
+    assert _transform_to_srgb.cache_info().misses == 1
+    with ThreadPoolExecutor(2) as pool:
+        assert len({image.getpixel((0, 0)) for image in pool.map(decode, files[1:2] * 8)}) == 1
+
+
 def srgb_curve(linear: float) -> float:
     return 12.92 * linear if linear <= 0.0031308 else 1.055 * linear ** (1 / 2.4) - 0.055
 
@@ -180,6 +196,25 @@ def test_limits_on_pixels_bytes_and_sides() -> None:
         assert caught.value.reason == reason
     exactly = ImageLimits(max_pixels=5000, max_bytes=len(data), min_side=50)
     assert decode(data, limits=exactly).size == (100, 50)
+
+
+def test_pillows_own_limit_does_not_refuse_what_ours_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # it refuses twice as many
+    assert decode(to_bytes(scene(100, 50), "PNG")).size == (100, 50)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert decode(to_bytes(scene(100, 50), "PNG")).size == (100, 50)
+    assert Image.MAX_IMAGE_PIXELS is None
+
+
+def test_where_warnings_are_errors_one_of_a_decoder_is_an_image_error() -> None:
+    exif = b"II*\0" + bytes([8, 0, 0, 0, 1, 0, 0x12, 1, 3, 0, 9, 0, 0, 0, 0xFF, 0xFF, 0, 0])  # counts past its end
+    data = to_bytes(scene(32, 24), "JPEG", exif=b"Exif\0\0" + exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError):
+            decode(data)
+        warnings.simplefilter("ignore")
+        assert decode(data).size == (32, 24)
 
 
 def test_every_kind_of_source_gives_the_same_pixels(tmp_path: Path) -> None:
@@ -295,6 +330,18 @@ def test_photos_are_found_by_file_folder_and_glob(tmp_path: Path) -> None:
     assert [path.name for path in find_photos([tmp_path / "odd [1].jpg"])] == ["odd [1].jpg"]
     assert [path.name for path in find_photos([f"{tmp_path}/**/*.webp"])] == ["c.webp"]
     assert [path.name for path in find_photos([tmp_path / "gone.jpg", tmp_path / "*.none"])] == ["gone.jpg"]
+
+
+def test_a_link_that_leads_nowhere_costs_its_own_row_and_not_its_folder(tmp_path: Path) -> None:
+    for name in ("a.jpg", "z.jpg", "below/c.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "up").symlink_to(tmp_path)
+    (tmp_path / "up.jpg").symlink_to(tmp_path)
+    found = [str(path.relative_to(tmp_path)) for path in find_photos([tmp_path])]
+    assert found == ["a.jpg", "loop.jpg", "z.jpg", "below/c.jpg"]
 
 
 def test_the_content_hash_is_of_the_content() -> None:

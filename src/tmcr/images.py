@@ -9,10 +9,11 @@ import math
 import os
 import stat
 import struct
-import warnings
+import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,6 +53,7 @@ DRAFT_MARGIN = 1.1
 _DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError,
     MemoryError, AssertionError, ZeroDivisionError, NotImplementedError, RuntimeError, struct.error, zlib.error,
+    Warning,  # where the program that uses this library makes them errors
 )  # fmt: skip
 
 
@@ -92,6 +94,7 @@ def decode(
     """
     limits = limits or ImageLimits()
     name = source_name(source)
+    _let_pass(limits.max_pixels)
     if isinstance(source, np.ndarray):
         return _upright_rgb(_from_array(source, name), name, limits, background)
     if isinstance(source, Image.Image):
@@ -104,17 +107,16 @@ def decode(
     if suffix in RAW_SUFFIXES and not data.startswith(b"\xff\xd8"):
         return _upright_rgb(_from_raw(data, name, limits), name, limits, background)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = _open(data, suffix, name, limits)
-            full = image.size
-            _check_size(full, name, limits)
-            if target_side is not None and image.format in ("JPEG", "MPO"):
-                image.draft("RGB", _draft_size(image.size, DRAFT_MARGIN * target_side))
-            image.load()
-            upright = _upright_rgb(image, name, limits, background)
-            upright.info[_FULL_SIZE] = full if upright.size == image.size else full[::-1]
-            return upright
+        image = _open(data, suffix, name, limits)
+        full = image.size
+        _check_size(full, name, limits)
+        if target_side is not None and image.format in ("JPEG", "MPO"):
+            image.draft("RGB", _draft_size(image.size, DRAFT_MARGIN * target_side))
+        image.load()
+        decoded = image.size
+        upright = _upright_rgb(image, name, limits, background)
+        upright.info[_FULL_SIZE] = full if upright.size == decoded else full[::-1]
+        return upright
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -123,6 +125,12 @@ def decode(
         raise ImageError("too_large", "the header claims far too many pixels", name) from None
     except _DAMAGE as error:
         raise ImageError("truncated", f"the file is damaged or cut short ({_brief(error)})", name) from None
+
+
+def _let_pass(pixels: int) -> None:
+    """Raise Pillow's own limit to ours, where it has one: sizes are checked before pixels are decoded."""
+    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = pixels
 
 
 def full_size(image: Image.Image) -> tuple[int, int]:
@@ -188,25 +196,37 @@ def _photos_below(folder: Path) -> Iterator[Path]:
     while waiting:
         here = waiting.pop()
         below: list[str] = []
-        try:
-            for name in sorted_names(_scan(here, below)):
-                yield here / name
-        except OSError:
-            yield here  # becomes a row that says why it cannot be read
+        lost: list[Path] = []
+        for name in sorted_names(_scan(here, below, lost)):
+            yield here / name
+        yield from lost  # become rows that say why they cannot be read
         waiting += [here / name for name in sorted(below, reverse=True)]
 
 
-def _scan(folder: Path, below: list[str]) -> Iterator[str]:
-    """Names of the photos in a folder as the system lists them; its folders are added to `below`."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                if not entry.is_symlink():  # following links could run in circles
+def _scan(folder: Path, below: list[str], lost: list[Path]) -> Iterator[str]:
+    """Names of the photos in a folder as the system lists them.
+
+    Its folders are added to `below`, and itself to `lost` where it cannot be read, or not to its end.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
                     below.append(entry.name)
-            elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
-                yield entry.name
+                elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and not _links_to_folder(entry):
+                    yield entry.name
+    except OSError:
+        lost.append(folder)
+
+
+def _links_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link that leads to a folder, which is not followed: links could run in circles."""
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # a link to itself, or to where nobody may look: a row that says so
+        return False
 
 
 def read_bytes(
@@ -308,7 +328,7 @@ def _upright_rgb(image: Image.Image, name: str, limits: ImageLimits, background:
     _check_size(image.size, name, limits)
     # Broken metadata is no reason to refuse the pixels: without it the photo is shown as stored.
     with contextlib.suppress(*_DAMAGE):
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     profile = image.info.get("icc_profile")
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
         image = _eight_bit(image)
@@ -341,13 +361,23 @@ _SRGB = ImageCms.createProfile("sRGB")
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """Convert by the embedded profile; a broken or ill-fitting one is ignored."""
     try:
-        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "sRGB" in ImageCms.getProfileDescription(own):
-            return image
-        converted = ImageCms.profileToProfile(image, own, _SRGB, outputMode="RGB")
+        transform = _transform_to_srgb(profile, image.mode, threading.get_ident())
+        converted = ImageCms.applyTransform(image, transform) if transform is not None else None
     except (ImageCms.PyCMSError, *_DAMAGE):
         return image
     return converted if converted is not None else image
+
+
+@lru_cache(maxsize=32)
+def _transform_to_srgb(profile: bytes, mode: str, thread: int) -> ImageCms.ImageCmsTransform | None:
+    """What brings pixels of a profile to sRGB, None where they are that already; one for each thread that asks.
+
+    A camera writes the same profile into all its photos, and to build the transform takes longer than to use it.
+    """
+    own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if "sRGB" in ImageCms.getProfileDescription(own):
+        return None
+    return ImageCms.buildTransform(own, _SRGB, mode, "RGB")
 
 
 def _draft_size(size: tuple[int, int], side: float) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
 from typing import Annotated
 
 import typer
@@ -76,6 +77,7 @@ def run() -> None:
     # Torch's threads spin while they wait for each other. Where another program has the processor of one of them, the
     # others burn theirs, and training a head takes many times as long. OpenMP reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # odd metadata; what costs a photo is said in its row
     try:
         app()
     except TmcrError as error:

@@ -58,7 +58,7 @@ class IsolatedPreparation:
 class _Child:
     def __init__(self, preparation: Preparation) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tmcr.scoring.isolated"],
+            [sys.executable, "-W", "ignore", "-m", "tmcr.scoring.isolated"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the parent to handle

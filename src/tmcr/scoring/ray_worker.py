@@ -8,6 +8,7 @@ import socket
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,7 @@ class Worker:
         """Load the model."""
         from tmcr.scoring.isolated import IsolatedPreparation
 
+        warnings.filterwarnings("ignore", module=r"PIL\b")
         with contextlib.suppress(OSError):  # without it, only absolute names are found; `score` tells
             os.chdir(self._folder)
         try:
