@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,12 +21,14 @@ import tmcr
 import tmcr.images
 from tmcr.assessor import Assessor
 from tmcr.backends import TOLERANCES, default_export, open_backend
-from tmcr.encoders import load_image_text_encoder
+from tmcr.encoders import load_image_encoder, load_image_text_encoder
 from tmcr.errors import ConfigError, ModelError
 from tmcr.export import LEVEL_PIXELS, TAG_PIXELS, export_onnx
 from tmcr.hardware import Hardware
-from tmcr.quantization import export_int8, quantize_onnx
+from tmcr.network import HeadConfig, PredictionHead
+from tmcr.quantization import _LAYERS, _kept_exact, export_int8, quantize_onnx
 
+onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 WITH_OPENVINO = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 OTHERS = ["onnx", pytest.param("openvino", marks=WITH_OPENVINO)]
@@ -177,7 +180,7 @@ def test_a_file_of_another_model_or_of_nobody_is_refused(
             reference.with_backend("onnx", file)
     stranger = tmp_path / "stranger.onnx"
     torch.onnx.export(torch.nn.ReLU(), (torch.zeros(1),), str(stranger), dynamo=True, verbose=False)
-    with pytest.raises(ModelError, match="not written by"):
+    with pytest.raises(ModelError, match="not written by this version"):
         reference.with_backend("onnx", stranger)
     with pytest.raises(ConfigError, match="torch, compile, onnx, openvino"):
         reference.with_backend("abacus")
@@ -196,6 +199,36 @@ def test_without_a_file_the_model_is_exported_once(
     before = written.stat().st_mtime_ns
     open_backend("onnx", reference.model, reference.image_text, reference.hardware)
     assert written.stat().st_mtime_ns == before
+
+
+def test_of_transformers_too_eight_bits_are_for_all_but_the_kept_exact_layers(tmp_path: Path) -> None:
+    image_text = load_image_text_encoder(str(tiny_models.clip(tmp_path / "clip")))
+    encoder = load_image_encoder(str(tiny_models.vision("swin", tmp_path / "swin")))
+    shape = HeadConfig(n_semantic=3, n_attribute=2, level_width=encoder.width, n_bins=5, hidden=4)
+    model = SimpleNamespace(
+        name="tiny", hash="0" * 64, text=torch.randn(5, image_text.dim), encoder=encoder, head=PredictionHead(shape),
+        score_values=torch.arange(1.0, 6.0), image_text=SimpleNamespace(preprocess=image_text.preprocess),
+    )  # fmt: skip
+    export_onnx(model, image_text.image_tower, tmp_path / "tiny.onnx")
+    layers = {node.name: node for node in onnx.load(tmp_path / "tiny.onnx").graph.node if node.op_type in _LAYERS}
+    exact = set(_kept_exact(str(tmp_path / "tiny.onnx")))
+    assert sum(layers[name].op_type == "Conv" for name in exact) == 2  # both patch embeddings
+    assert len(exact) == 2 + 1 + 4  # and matching, and the head
+    assert len(layers) > 4 * len(exact)
+    sides = (image_text.preprocess.size, encoder.preprocess.size)
+    pixels = {
+        name: np.random.default_rng(0).normal(size=(4, 3, side, side)).astype(np.float32)
+        for name, side in zip((TAG_PIXELS, LEVEL_PIXELS), sides, strict=True)
+    }
+    quantize_onnx(tmp_path / "tiny.onnx", tmp_path / "small.onnx", iter([pixels]))
+    kinds = [node.op_type for node in onnx.load(tmp_path / "small.onnx").graph.node]
+    assert kinds.count("QuantizeLinear") >= len(layers) - len(exact)
+    found, wanted = (
+        onnxruntime.InferenceSession(str(tmp_path / file), providers=["CPUExecutionProvider"]).run(None, pixels)
+        for file in ("small.onnx", "tiny.onnx")
+    )
+    for small, large in zip(found, wanted, strict=True):
+        assert 0 < np.abs(small - large).max() < 0.5
 
 
 def test_eight_bits_are_kept_only_where_they_cost_little(reference: Assessor, tmp_path: Path) -> None:

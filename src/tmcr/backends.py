@@ -30,16 +30,16 @@ from tmcr.modelfolder import TrainedModel
 QUANTIZER = "onnx.quantize"  # what ONNX Runtime's quantiser signs its files with
 BackendName = Literal["torch", "compile", "onnx", "openvino"]
 # By how many score points each backend and arithmetic may differ from torch in fp32: tests hold the starter to it on
-# its golden pictures. OpenVINO rounds more than ONNX Runtime does in the same 8-bit file.
+# its golden pictures.
 TOLERANCES = {
     ("torch", "fp32"): 1e-3,
     ("torch", "bf16"): 0.05,
     ("compile", "fp32"): 1e-3,
     ("onnx", "fp32"): 1e-3,
-    ("onnx", "int8"): 0.25,
+    ("onnx", "int8"): 0.2,
     ("openvino", "fp32"): 1e-3,
     ("openvino", "bf16"): 0.05,
-    ("openvino", "int8"): 1.0,
+    ("openvino", "int8"): 0.2,
 }
 
 
@@ -276,7 +276,7 @@ def encoding_of(model: TrainedModel, arithmetic: str | None = None) -> Encoding:
 def default_export(model: TrainedModel) -> Path:
     """Where a model's exported file is kept: the user's cache folder, by the model's hash."""
     base = os.environ.get("TMCR_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "tmcr")
-    return Path(base).expanduser() / "exports" / f"{model.hash[:24]}.onnx"
+    return Path(base).expanduser() / "exports-2" / f"{model.hash[:24]}.onnx"
 
 
 def _weights_hash(encoder: ImageEncoder) -> str:

@@ -20,10 +20,12 @@ from tmcr.modelfolder import TrainedModel
 from tmcr.network import PredictionHead
 
 OPSET = 18
+FORMAT = 2  # raised when inputs or outputs change
 METADATA = "tmcr"  # key of the file's metadata that says which model it is
 LARGEST_FILE = 1_900_000_000  # bytes; a protocol buffer ends at 2 GiB, so that larger weights go beside it
 TAG_PIXELS, LEVEL_PIXELS = "tag_pixels", "level_pixels"
-DISTRIBUTION, SIMILARITIES, EMBEDDING, LEVELS = "distribution", "similarities", "embedding", "level_features"
+# Names that the exporter gives to no value of its own: of two values of one name, none can be loaded.
+DISTRIBUTION, SIMILARITIES, EMBEDDING, LEVELS = "distribution", "similarities", "photo_embedding", "level_features"
 
 
 class WholeModel(nn.Module):
@@ -49,6 +51,7 @@ class WholeModel(nn.Module):
 class ExportInfo:
     """What an exported file says of itself in its metadata, so that it is never used with another model."""
 
+    format: int
     model: str
     model_hash: str
     score_values: list[float]
@@ -101,6 +104,7 @@ def export_onnx(model: TrainedModel, tower: ImageTower, out: Path) -> None:
     if program is None:
         raise ModelError(f"{model.name} cannot be exported: the exporter gave nothing; use the torch backend")
     info = ExportInfo(
+        FORMAT,
         model.name,
         model.hash,
         [round(float(value), 6) for value in model.score_values],
@@ -127,6 +131,9 @@ def export_info(metadata: str | None, path: Path) -> ExportInfo:
         ModelError: there is none.
     """
     try:
-        return ExportInfo(**json.loads(metadata or ""))
+        info = ExportInfo(**json.loads(metadata or ""))
+        if info.format != FORMAT:
+            raise ValueError
+        return info
     except (ValueError, TypeError):
-        raise ModelError(f"{path}: was not written by 'tmcr export'; export the model again") from None
+        raise ModelError(f"{path}: was not written by this version's 'tmcr export'; export the model again") from None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from tmcr.datasets import load_manifest
 from tmcr.datasets.manifest import Manifest
 from tmcr.errors import DataError, ImageError, ModelError, first_line
 from tmcr.evaluation import evaluate_assessor
-from tmcr.export import LEVEL_PIXELS, METADATA, TAG_PIXELS, export_onnx
+from tmcr.export import EMBEDDING, LEVEL_PIXELS, LEVELS, METADATA, TAG_PIXELS, export_onnx
 from tmcr.images import decode
 from tmcr.metrics import Interval, paired_difference, srcc
 
@@ -117,8 +118,7 @@ def quantize_onnx(source: Path, out: Path, photos: Iterator[Pixels]) -> None:
     """Write `source` with 8-bit weights and activations to `out`.
 
     Ranges of activations are calibrated on `photos`, batches of the exported file's inputs. Weights are quantised
-    channel by channel. The last layers (tag matching and head) stay in floating point: they cost nothing and decide
-    the score.
+    channel by channel. What `_kept_exact` names stays in floating point.
 
     Raises:
         ModelError: the quantiser is not installed, or fails.
@@ -149,7 +149,7 @@ def quantize_onnx(source: Path, out: Path, photos: Iterator[Pixels]) -> None:
                 weight_type=QuantType.QInt8,
                 activation_type=QuantType.QUInt8,
                 op_types_to_quantize=_LAYERS,
-                nodes_to_exclude=_after_the_encoders(str(prepared)),
+                nodes_to_exclude=_kept_exact(str(prepared)),
             )
         except Exception as error:  # the quantiser raises whatever its parts raise
             raise ModelError(f"{source}: cannot be quantised ({first_line(error)}); use it as it is") from None
@@ -160,16 +160,38 @@ def quantize_onnx(source: Path, out: Path, photos: Iterator[Pixels]) -> None:
         written.replace(out)
 
 
-def _after_the_encoders(file: str) -> list[str]:
-    """Names of matrix products with two dimensions whose result does not lead to another convolution."""
+def _kept_exact(file: str) -> list[str]:
+    """Names of the layers that stay in floating point: each encoder's first, and all behind the encoders.
+
+    They are few and cheap. The first rounds the pixels, whose range is wide: with it in 8 bits, scores of the starter
+    were off by several times as much. What comes behind, tag matching and head, decides the score.
+    """
     import onnx
 
     graph = onnx.load(file, load_external_data=False).graph
-    convolutions = [place for place, node in enumerate(graph.node) if node.op_type == "Conv"]
-    if not convolutions:  # a transformer: its last products are not told apart, all are quantised but the last few
-        products = [node.name for node in graph.node if node.op_type in ("MatMul", "Gemm")]
-        return products[-6:]
-    return [node.name for node in graph.node[convolutions[-1] :] if node.op_type in ("MatMul", "Gemm")]
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+
+    def layers_from(values: Iterable[str], *, further: bool) -> set[str]:
+        """Names of the first layers that values come to, and with `further` of those after these."""
+        found: set[str] = set()
+        waiting, seen = list(values), set(values)
+        while waiting:
+            for node in readers.get(waiting.pop(), []):
+                if node.op_type == "Shape":  # how many photos there are reaches everywhere
+                    continue
+                layer = node.op_type in _LAYERS
+                if layer:
+                    found.add(node.name)
+                if further or not layer:
+                    waiting += [name for name in node.output if name not in seen]
+                    seen.update(node.output)
+        return found
+
+    pixels, results = [TAG_PIXELS, LEVEL_PIXELS], [EMBEDDING, LEVELS]
+    return sorted(layers_from(pixels, further=False) | layers_from(results, further=True))
 
 
 @contextlib.contextmanager
