@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from tmcr.attribution import contributions
+from tmcr.attribution import Attribution
 from tmcr.errors import ConfigError
 from tmcr.network import (
     DimensionTransform,
@@ -52,7 +52,7 @@ ABLATIONS = [
 def test_contributions_add_up_to_the_difference_from_the_reference(ablation: dict[str, object]) -> None:
     head = make_head(**ablation)
     similarities, features = torch.randn(7, 9), torch.randn(7, 6)
-    explained = contributions(head, similarities, features, SCORES)
+    explained = Attribution(head, SCORES)(similarities, features)
     difference = explained.score - explained.reference_score
     torch.testing.assert_close(explained.tags.sum(1) + explained.encoder, difference, atol=1e-6, rtol=0)
 
@@ -61,20 +61,21 @@ def test_contributions_add_up_to_the_difference_from_the_reference(ablation: dic
 def test_contributions_see_the_score_that_the_head_gives(ablation: dict[str, object]) -> None:
     head = make_head(**ablation)
     similarities, features = torch.randn(7, 9), torch.randn(7, 6)
-    explained = contributions(head, similarities, features, SCORES)
-    expected = expected_score(head(similarities, features).softmax(1), SCORES)
-    torch.testing.assert_close(explained.score.float(), expected, atol=1e-4, rtol=0)
+    explained = Attribution(head, SCORES)(similarities, features)
+    expected = head(similarities, features).softmax(1)
+    torch.testing.assert_close(explained.distribution.float(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(explained.score.float(), expected_score(expected, SCORES), atol=1e-4, rtol=0)
 
 
 def test_the_mean_photo_is_the_reference_and_nothing_moves_its_score() -> None:
     head = make_head()
-    explained = contributions(head, head.tag_scale.mean[None], head.level_scale.mean[None], SCORES)
+    explained = Attribution(head, SCORES)(head.tag_scale.mean[None], head.level_scale.mean[None])
     assert explained.tags.abs().max() < 1e-6
     assert explained.encoder.abs().max() < 1e-6
 
 
 def test_an_unused_tag_contributes_nothing() -> None:
-    explained = contributions(make_head(semantic_only=True), torch.randn(3, 9), torch.randn(3, 6), SCORES)
+    explained = Attribution(make_head(semantic_only=True), SCORES)(torch.randn(3, 9), torch.randn(3, 6))
     assert torch.count_nonzero(explained.tags[:, 5:]) == 0
 
 
@@ -83,7 +84,7 @@ def test_a_linear_head_attributes_as_a_linear_model_does() -> None:
     head = make_head(branches="tm", score_head="linear", n_bins=2)
     torch.nn.init.constant_(head.tag_transform.norm.bias, 1000.0)  # far from the kink
     similarities = torch.randn(4, 9)
-    explained = contributions(head, similarities, None, torch.tensor([1.0, 10.0]))
+    explained = Attribution(head, torch.tensor([1.0, 10.0]))(similarities, None)
     weight, _ = head.tag_transform.folded()
     logit_weight = (head.output.weight @ weight)[1] - (head.output.weight @ weight)[0]
     linear = (logit_weight * head.tag_scale(similarities)).double()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tmcr.assessment import Assessment, Cluster, Facet, Reason, Tag
-from tmcr.attribution import contributions
+from tmcr.attribution import Attribution
 from tmcr.backends import Backend, TorchBackend, encoding_of, open_backend
 from tmcr.encoders import ImageTextEncoder, load_image_text_encoder, resolve_source
 from tmcr.errors import ConfigError, ModelError
@@ -21,7 +21,7 @@ from tmcr.hardware import Hardware, Precision, pick_hardware
 from tmcr.images import ImageLimits, Source
 from tmcr.matching import match, similarity_moments, text_matrix
 from tmcr.modelfolder import EMBEDDINGS, STARTER, TrainedModel, load_model
-from tmcr.network import expected_score, score_std
+from tmcr.network import score_std
 from tmcr.preparation import Preparation, Prepared
 from tmcr.streaming import batched, ordered_map
 from tmcr.tags import TagLibraries
@@ -68,16 +68,18 @@ class Assessor:
         self.limits = limits or ImageLimits()
         for_levels = model.encoder.preprocess if model.encoder is not None else None
         self.prepare = Preparation(model.image_text.preprocess, for_levels, self.limits)
-        device = self.hardware.device
+        # Apple's GPUs know no double precision, which contributions that add up need.
+        device = self._device = torch.device("cpu") if self.hardware.device.type == "mps" else self.hardware.device
         self.image_text = image_text
         self._backend: Backend = backend or TorchBackend(model, image_text, self.hardware)
-        self._head = model.head.to(device).eval()
         self._text = model.text.to(device)
         self._score_values = model.score_values.to(device)
+        self._attribute = Attribution(model.head.to(device).eval(), self._score_values)
         self._similarity_mean = model.similarity_mean.to(device)
         self._similarity_std = model.similarity_std.to(device).clamp_min(1e-6)
         self._tag_minimum = model.tag_minimum.numpy() if model.tag_minimum is not None else None
         self._facets, self._facet_of = _facets(model.libraries)
+        self._in_facet = np.eye(len(self._facets))[self._facet_of]
         self._own_tags = tuple(own_tags)
         if own_tags:
             if model.embedding_mean is None or model.embedding_covariance is None:
@@ -154,26 +156,26 @@ class Assessor:
 
         Of a photo, only its name and size are asked for; its pixels may be gone.
         """
-        embeddings = embeddings.to(self.hardware.device)
-        features = features.to(self.hardware.device) if features is not None else None
+        embeddings = embeddings.to(self._device)
+        features = features.to(self._device) if features is not None else None
         similarities = match(embeddings, self._text)
         own = self._own_rows(embeddings)
-        explained = contributions(self._head, similarities, features, self._score_values)
-        distribution = self._head(similarities, features).float().softmax(1)
-        score = expected_score(distribution, self._score_values)
+        explained = self._attribute(similarities, features)
         n_semantic = self.model.libraries.n_semantic
-        z = (similarities - self._similarity_mean) / self._similarity_std
-        kinds = self._kinds(similarities[:, :n_semantic].cpu().numpy())
 
         columns = {
-            "score": score.tolist(),
-            "std": score_std(distribution, self._score_values).tolist(),
+            "score": explained.score.tolist(),
+            "std": score_std(explained.distribution, self._score_values.double()).tolist(),
+            "distribution": explained.distribution.tolist(),
             "semantic": explained.tags[:, :n_semantic].sum(1).tolist(),
             "attribute": explained.tags[:, n_semantic:].sum(1).tolist(),
             "encoder": explained.encoder.tolist(),
         }
         tags = explained.tags.cpu().numpy()
-        z_rows, similarity_rows = z.cpu().numpy(), similarities.cpu().numpy()
+        z = ((similarities - self._similarity_mean) / self._similarity_std).cpu().numpy()
+        similarity_rows = similarities.cpu().numpy()
+        kinds = self._kinds(similarity_rows[:, :n_semantic])
+        facets = self._facet_shares(tags, z)
         score_values = tuple(self.model.score_values.tolist())
         reference = float(explained.reference_score)
         return [
@@ -181,14 +183,14 @@ class Assessor:
                 photo=photo.name,
                 score=columns["score"][row],
                 std=columns["std"][row],
-                distribution=tuple(distribution[row].tolist()),
+                distribution=tuple(columns["distribution"][row]),
                 score_values=score_values,
                 percentile=self._percentile(columns["score"][row], kinds[row]),
                 cluster=kinds[row],
-                semantic_tags=self._top_tags(similarity_rows[row], z_rows[row], 0, n_semantic),
-                attribute_tags=self._top_tags(similarity_rows[row], z_rows[row], n_semantic, len(z_rows[row])),
+                semantic_tags=self._top_tags(similarity_rows[row], z[row], 0, n_semantic),
+                attribute_tags=self._top_tags(similarity_rows[row], z[row], n_semantic, z.shape[1]),
                 own_tags=own[row],
-                facets=self._facet_shares(tags[row], z_rows[row]),
+                facets=facets[row],
                 reasons=self._reasons(tags[row]),
                 semantic_contribution=columns["semantic"][row],
                 attribute_contribution=columns["attribute"][row],
@@ -241,22 +243,30 @@ class Assessor:
         names, facets = self.model.libraries.names, self.model.libraries.facets
         return tuple(Tag(names[i], float(similarities[i]), float(z[i]), facets[i]) for i in best)
 
-    def _facet_shares(self, shares: NDArray[np.float64], z: NDArray[np.float32]) -> tuple[Facet, ...]:
+    def _facet_shares(self, shares: NDArray[np.float64], z: NDArray[np.float32]) -> list[tuple[Facet, ...]]:
+        """What each facet contributed to each photo, from all of its tags' shares (B, M+N), the largest first.
+
+        A facet is told by the tags of it that fit the photo (B, M+N), the best first, and pull the way it does.
+        """
         names, opposites = self.model.libraries.names, self.model.libraries.opposites
-        totals = np.bincount(self._facet_of, shares, len(self._facets))
-        fits = np.flatnonzero(z > 0 if self._tag_minimum is None else z >= self._tag_minimum)
-        telling = fits[shares[fits] * totals[self._facet_of[fits]] > 0]
-        tags: list[list[str]] = [[] for _ in self._facets]
-        for tag in telling[np.argsort(-z[telling], kind="stable")]:
-            named = tags[self._facet_of[tag]]
-            if len(named) < TOP_FACET_TAGS and opposites[tag] not in named:
-                named.append(names[tag])
-        facets = [
-            Facet(facet, library, float(total), tuple(named))
-            for (library, facet), total, named in zip(self._facets, totals, tags, strict=True)
-            if total != 0
-        ]
-        return tuple(sorted(facets, key=lambda facet: -abs(facet.contribution)))
+        totals = shares @ self._in_facet
+        fits = z > 0 if self._tag_minimum is None else z >= self._tag_minimum
+        telling = fits & (shares * totals[:, self._facet_of] > 0)
+        found = []
+        for row, total in enumerate(totals.tolist()):
+            tags: list[list[str]] = [[] for _ in self._facets]
+            candidates = np.flatnonzero(telling[row])
+            for tag in candidates[np.argsort(-z[row, candidates], kind="stable")].tolist():
+                named = tags[self._facet_of[tag]]
+                if len(named) < TOP_FACET_TAGS and opposites[tag] not in named:
+                    named.append(names[tag])
+            facets = [
+                Facet(facet, library, contribution, tuple(named))
+                for (library, facet), contribution, named in zip(self._facets, total, tags, strict=True)
+                if contribution != 0
+            ]
+            found.append(tuple(sorted(facets, key=lambda facet: -abs(facet.contribution))))
+        return found
 
     def _reasons(self, shares: NDArray[np.float64]) -> tuple[Reason, ...]:
         names, facets = self.model.libraries.names, self.model.libraries.facets

@@ -34,80 +34,107 @@ class Contributions:
     Attributes:
         tags: (B, M+N), zero for tags that the head does not use.
         encoder: (B,), the encoder branch as a whole.
+        distribution: (B, D), what the head predicts.
         score, reference_score: (B,) and (), so that tags.sum(1) + encoder = score − reference_score.
     """
 
     tags: Tensor
     encoder: Tensor
+    distribution: Tensor
     score: Tensor
     reference_score: Tensor
 
 
-@torch.no_grad()
-def contributions(
-    head: PredictionHead, similarities: Tensor | None, level_features: Tensor | None, score_values: Tensor
-) -> Contributions:
-    """Attribute the scores of B photos, from similarities (B, M+N), level features (B, W), score values (D,)."""
-    config = head.config
-    # In double precision: the contributions of thousands of tags are summed, and must add up.
-    inputs: list[Tensor] = []
-    if config.uses_tags and similarities is not None:
-        inputs.append(head.tag_scale(similarities[:, : config.n_tags]).double())
-    if config.uses_levels and level_features is not None:
-        inputs.append(head.level_scale(level_features).double())
-    batch = inputs[0].shape[0]
-    transforms = ([head.tag_transform] if config.uses_tags else []) + (
-        [head.level_transform] if config.uses_levels else []
-    )
+class Attribution:
+    """Predicts with a head, and attributes the scores to its inputs. The head must not change any more.
 
-    # Forward, photo and reference side by side; the reference's standardised inputs are all zero.
-    branches = [_Rectified(layer, x, x.new_zeros(1, x.shape[1])) for layer, x in zip(transforms, inputs, strict=True)]
-    fused = torch.cat([branch.output for branch in branches], 1)
-    fused_reference = torch.cat([branch.output_reference for branch in branches], 1)
-    score_layer = None
-    if head.score_transform is not None:
-        score_layer = _Rectified(head.score_transform, fused, fused_reference)
-        fused, fused_reference = score_layer.output, score_layer.output_reference
-    weight, bias = head.output.weight.double(), head.output.bias.double()
-    logits, logits_reference = fused @ weight.T + bias, fused_reference @ weight.T + bias
-    values = score_values.double()
+    In double precision: the contributions of thousands of tags are summed, and must add up.
+    """
 
-    # Backward, multipliers instead of gradients.
-    multiplier = _mean_score_gradient(logits_reference, logits, values) @ weight
-    if score_layer is not None:
-        multiplier = score_layer.back(multiplier)
-    shares = [
-        branch.back(part) * x
-        for branch, part, x in zip(branches, multiplier.split(config.hidden, dim=1), inputs, strict=True)
-    ]
+    def __init__(self, head: PredictionHead, score_values: Tensor) -> None:
+        """Take the layers of `head` as they are, and the scores (D,) of its bins; both on one device."""
+        self._config = head.config
+        self._values = score_values.double()
+        self._scales = ([head.tag_scale] if head.config.uses_tags else []) + (
+            [head.level_scale] if head.config.uses_levels else []
+        )
+        transforms = ([head.tag_transform] if head.config.uses_tags else []) + (
+            [head.level_transform] if head.config.uses_levels else []
+        )
+        with torch.no_grad():
+            self._branches = [_Rectified(layer) for layer in transforms]
+            self._score_layer = _Rectified(head.score_transform) if head.score_transform is not None else None
+            self._weight, self._bias = head.output.weight.double(), head.output.bias.double()
 
-    tags = values.new_zeros(batch, config.n_semantic + config.n_attribute)
-    encoder = values.new_zeros(batch)
-    if config.uses_tags:
-        tags[:, : config.n_tags] = shares[0]
-    if config.uses_levels:
-        encoder = shares[-1].sum(1)
-    return Contributions(
-        tags,
-        encoder,
-        expected_score(logits.softmax(1), values),
-        expected_score(logits_reference.softmax(1), values).squeeze(0),
-    )
+    @torch.no_grad()
+    def __call__(self, similarities: Tensor | None, level_features: Tensor | None) -> Contributions:
+        """Attribute the scores of B photos, from similarities (B, M+N) and level features (B, W)."""
+        config, values = self._config, self._values
+        given = ([similarities] if config.uses_tags else []) + ([level_features] if config.uses_levels else [])
+        inputs = [
+            scale(each[:, : len(scale.mean)]).double()
+            for scale, each in zip(self._scales, given, strict=True)
+            if each is not None
+        ]
+
+        # Forward, photo and reference side by side; the reference's standardised inputs are all zero.
+        passes = [branch(x, x.new_zeros(1, x.shape[1])) for branch, x in zip(self._branches, inputs, strict=True)]
+        fused, fused_reference = (
+            torch.cat(each, 1) for each in zip(*((p.output, p.reference) for p in passes), strict=True)
+        )
+        score_pass = None
+        if self._score_layer is not None:
+            score_pass = self._score_layer(fused, fused_reference)
+            fused, fused_reference = score_pass.output, score_pass.reference
+        logits, logits_reference = (each @ self._weight.T + self._bias for each in (fused, fused_reference))
+
+        # Backward, multipliers instead of gradients.
+        multiplier = _mean_score_gradient(logits_reference, logits, values) @ self._weight
+        if score_pass is not None:
+            multiplier = score_pass.back(multiplier)
+        shares = [
+            each.back(part) * x
+            for each, part, x in zip(passes, multiplier.split(config.hidden, dim=1), inputs, strict=True)
+        ]
+
+        batch = len(fused)
+        tags = values.new_zeros(batch, config.n_semantic + config.n_attribute)
+        if config.uses_tags:
+            tags[:, : config.n_tags] = shares[0]
+        distribution = logits.softmax(1)
+        return Contributions(
+            tags,
+            shares[-1].sum(1) if config.uses_levels else values.new_zeros(batch),
+            distribution,
+            expected_score(distribution, values),
+            expected_score(logits_reference.softmax(1), values).squeeze(0),
+        )
 
 
 class _Rectified:
-    """One Linear–BatchNorm–ReLU seen from the photo and from the reference."""
+    """One Linear–BatchNorm–ReLU."""
 
-    def __init__(self, layer: DimensionTransform, inputs: Tensor, reference: Tensor) -> None:
-        weight, bias = (part.double() for part in layer.folded())
-        before, before_reference = inputs @ weight.T + bias, reference @ weight.T + bias
-        self.weight = weight
-        self.output, self.output_reference = before.relu(), before_reference.relu()
+    def __init__(self, layer: DimensionTransform) -> None:
+        self._weight, self._bias = (part.double() for part in layer.folded())
+
+    def __call__(self, inputs: Tensor, reference: Tensor) -> _Pass:
+        """Take the photos' inputs (B, width) and the reference's (1, width) through it."""
+        before, before_reference = (each @ self._weight.T + self._bias for each in (inputs, reference))
+        output, output_reference = before.relu(), before_reference.relu()
         change = before - before_reference
         # Where photo and reference coincide the chord has no slope of its own; nothing flows there either.
-        self.slope = torch.where(
-            change.abs() > 1e-12, (self.output - self.output_reference) / change, torch.zeros_like(change)
-        )
+        slope = torch.where(change.abs() > 1e-12, (output - output_reference) / change, torch.zeros_like(change))
+        return _Pass(output, output_reference, slope, self._weight)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What one layer made of photo and reference, (B, hidden) and (1, hidden), and the slopes of the chords."""
+
+    output: Tensor
+    reference: Tensor
+    slope: Tensor
+    weight: Tensor
 
     def back(self, multiplier: Tensor) -> Tensor:
         """Multipliers of the outputs (B, hidden) → multipliers of the inputs (B, width)."""
@@ -116,10 +143,9 @@ class _Rectified:
 
 def _mean_score_gradient(start: Tensor, end: Tensor, values: Tensor) -> Tensor:
     """d(mean rating)/d(logits), averaged over the straight path from start (1, D) to end (B, D): (B, D)."""
-    total = torch.zeros_like(end)
-    for node, weight in zip((_NODES + 1) / 2, _WEIGHTS / 2, strict=True):
-        share = (start + node * (end - start)).softmax(1)
-        total += weight * share * (values - expected_score(share, values)[:, None])
+    nodes, weights = (values.new_tensor(each / 2)[:, None, None] for each in (_NODES + 1, _WEIGHTS))
+    shares = (start + nodes * (end - start)).softmax(2)  # at all nodes at once: (32, B, D)
+    total = (weights * shares * (values - expected_score(shares, values)[..., None])).sum(0)
     # What the quadrature leaves (visible only where logits are tens apart) is spread along the path itself.
     change = end - start
     gap = expected_score(end.softmax(1), values) - expected_score(start.softmax(1), values)
