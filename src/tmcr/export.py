@@ -66,7 +66,7 @@ def export_onnx(model: TrainedModel, tower: ImageTower, out: Path) -> None:
         ModelError: the exporter is not installed, or cannot express this model.
     """
     try:
-        import onnx  # noqa: F401  # torch's exporter needs both, and says so in many lines
+        import onnx  # torch's exporter needs both, and says so in many lines
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ModelError(f"exporting needs an extra ({error.name} is missing): pip install 'tmcr[onnx]'") from None
@@ -115,6 +115,10 @@ def export_onnx(model: TrainedModel, tower: ImageTower, out: Path) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         written = Path(folder) / out.name
         program.save(str(written), external_data=_size(whole) > LARGEST_FILE)
+        try:
+            onnx.checker.check_model(str(written))
+        except onnx.checker.ValidationError as error:
+            raise ModelError(f"{model.name}: its export is no valid ONNX ({first_line(error)}); use torch") from None
         for file in sorted(Path(folder).iterdir(), reverse=True):  # weights beside the graph come first
             file.replace(out.parent / file.name)
 
