@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
 import sys
+import tarfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +21,18 @@ from PIL import Image
 from scoring_stand_in import StandIn
 
 from tmcr.assessor import load
-from tmcr.errors import ConfigError, DataError, Stopped
+from tmcr.errors import ConfigError, DataError, ImageError, Stopped
 from tmcr.images import PhotoBytes
 from tmcr.preparation import Prepared
 from tmcr.results import ParquetWriter, read_results
 from tmcr.scoring import isolated
 from tmcr.scoring.isolated import IsolatedPreparation
+from tmcr.scoring.parts import Manifest, ResultsFolder
 from tmcr.scoring.photo import Photo
 from tmcr.scoring.pipeline import score_photos
+from tmcr.scoring.rows import RowSet
 from tmcr.scoring.run import Plan, open_run
+from tmcr.scoring.shards import Member, members
 
 
 def png(value: int) -> bytes:
@@ -95,6 +100,92 @@ def test_batches_are_full_whatever_lies_between_the_photos(photos: Path, tmp_pat
     model = StandIn()
     complete(model, photos, None, batch_size=5)
     assert model.batches == [5, 5, 5, 5, 5, 5, 2]
+
+
+def test_a_shard_that_breaks_off_when_a_run_goes_on_costs_no_photo_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six rows of the first shard are done when its connection breaks after three; or it breaks at the first try."""
+    shards = [str(tmp_path / f"{number}.tar") for number in range(2)]
+    for shard in range(2):
+        with tarfile.open(shards[shard], "w") as archive:
+            for number in range(10 if shard else 40):
+                data = png(20 * number + shard)
+                member = tarfile.TarInfo(f"{number}.png")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+    def breaking(shard: str, **options: object) -> Iterator[Member]:
+        for number, member in enumerate(members(shard, **options)):  # type: ignore[arg-type]
+            if shard == shards[0] and number == 3:
+                yield Member(shard, error=ImageError("unreadable", "connection lost", shard), breaks_off=True)
+                return
+            yield member
+
+    out = tmp_path / "results"
+    kept = {"batch_size": 2, "part_rows": 2}
+
+    stop_at(6, shards, out, kept)
+    names = [row.photo for row in read_results(out)]
+    assert 6 <= len(names) < 40
+    monkeypatch.setattr("tmcr.scoring.listing.members", breaking)
+    complete(StandIn(), shards, out, **kept)
+    rows = list(read_results(out))
+    (lost,) = [row for row in rows if not row.ok]
+    assert lost.photo == shards[0]
+    assert rows[len(names)] == lost  # behind those that were done
+    assert [row.photo for row in rows if row.ok] == names + [f"{shards[1]}#{number}.png" for number in range(10)]
+    ranges = [pair for part in json.loads((out / "manifest.json").read_text())["parts"] for pair in part["rows"]]
+    assert RowSet(ranges).ranges() == [[0, len(names) + 1 + 10]]
+
+    shutil.rmtree(out)
+    stop_at(4, shards, out, kept)
+    assert [row.photo for row in read_results(out)][:4] == [
+        f"{shards[0]}#{number}.png" for number in range(3)
+    ] + shards[:1]
+    monkeypatch.undo()
+    complete(StandIn(), shards, out, **kept)
+    rows = list(read_results(out))
+    assert [row.photo for row in rows if row.ok and row.photo.startswith(shards[1])] == [
+        f"{shards[1]}#{number}.png" for number in range(10)
+    ]
+
+
+def stop_at(rows: int, shards: list[str], out: Path, kept: dict[str, int]) -> None:
+    """Press Ctrl-C once so many rows are done."""
+    pressed: list[int] = []
+
+    def press(count: int) -> None:
+        pressed.append(count)
+        if sum(pressed) >= rows > sum(pressed[:-1]):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped), open_run(StandIn(seconds=0.01), Plan(shards, out, **kept)) as run:  # type: ignore[arg-type]
+        run.complete(press)
+
+
+def test_the_manifest_is_saved_while_lengths_of_shards_come_in(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "results")
+    lengths = {f"{number}.tar": number for number in range(5000)}
+    folder.begin(Manifest("m", "h", {"entries": 1}, {}, shard_rows=lengths))
+    going = threading.Event()
+
+    def add() -> None:
+        number = 5000
+        while not going.is_set():
+            lengths[f"{number}.tar"] = number
+            number += 1
+            time.sleep(0)
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    try:
+        for _ in range(20):
+            folder._save()
+    finally:
+        going.set()
+        thread.join()
+        folder.close()
 
 
 @pytest.mark.parametrize("out", ["results", "results.jsonl", "results.csv", "results.parquet"])

@@ -25,7 +25,9 @@ from tmcr.images import ImageLimits
 from tmcr.results import read_results
 from tmcr.scoring import photo as photo_module
 from tmcr.scoring.listing import list_sources, listed_photos
+from tmcr.scoring.numbering import SPAN
 from tmcr.scoring.photo import Photo
+from tmcr.scoring.rows import RowSet
 from tmcr.scoring.run import Plan, open_run
 
 NAMES = ("a.jpg", "b.png", "sub/c.webp")
@@ -64,7 +66,7 @@ def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
 
 
 def listed(sources: list[str], tmp_path: Path, **options: object) -> list[Photo]:
-    settings = {"column": None, "limits": ImageLimits(), "done": lambda first, end: False, "shard_rows": {}} | options
+    settings = {"column": None, "limits": ImageLimits(), "done": RowSet(), "shard_rows": {}} | options
     list_sources(sources, tmp_path / "listing")
     return list(listed_photos(tmp_path / "listing", **settings))  # type: ignore[arg-type]
 
@@ -172,7 +174,7 @@ def test_names_say_where_a_photo_is(folder: Path, tmp_path: Path) -> None:
         f"{shard}#x/1.jpg", f"{shard}#../../up.jpg", f"{sources[1]}#0", f"{sources[2]}#0:cat.jpg",
         str(folder / "b.png"), f"{sources[2]}#2",
     ]  # fmt: skip
-    assert [photo.row for photo in photos] == list(range(6))
+    assert [divmod(photo.row, SPAN) for photo in photos] == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2)]
     assert photos[5].error.reason == "empty"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["b.parquet", "h.parquet", "listing", "s.tar"]
 
@@ -292,6 +294,13 @@ def test_shards_that_are_done_are_not_opened_again(tmp_path: Path) -> None:
     list_sources([str(shard) for shard in shards], tmp_path / "listing")
     shards[0].unlink()
     left = listed_photos(
-        tmp_path / "listing", column=None, limits=ImageLimits(), shard_rows=counted, done=lambda first, end: end <= 4
+        tmp_path / "listing",
+        column=None,
+        limits=ImageLimits(),
+        shard_rows=counted,
+        done=RowSet([[0, 3], [SPAN, SPAN + 1]]),
     )
-    assert [(photo.row, photo.name) for photo in left] == [(4, f"{shards[1]}#1.jpg"), (5, f"{shards[1]}#2.jpg")]
+    assert [(photo.row - SPAN, photo.name) for photo in left] == [
+        (1, f"{shards[1]}#1.jpg"),
+        (2, f"{shards[1]}#2.jpg"),
+    ]

@@ -10,14 +10,16 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tmcr.errors import ConfigError
 from tmcr.images import IMAGE_SUFFIXES, ImageLimits, find_photos
+from tmcr.scoring.numbering import SPAN, entries
 from tmcr.scoring.photo import Photo, file_system, is_url, scheme_of
+from tmcr.scoring.rows import RowSet
 from tmcr.scoring.shards import is_shard, members, photo_count
 
 
@@ -85,35 +87,51 @@ def listed_photos(
     *,
     column: str | None,
     limits: ImageLimits,
-    done: Callable[[int, int], bool],
+    done: RowSet,
     shard_rows: dict[str, int],
 ) -> Iterator[Photo]:
-    """The photos of a listing that are not done, in order.
+    """The photos of a listing that are not done, in order; for the arguments see `photos_of`."""
+    for first, name, _ in entries(listing):
+        yield from photos_of(first, name, column=column, limits=limits, done=done, shard_rows=shard_rows)
+
+
+def photos_of(
+    first: int,
+    name: str,
+    *,
+    column: str | None,
+    limits: ImageLimits,
+    done: RowSet,
+    shard_rows: dict[str, int],
+) -> Iterator[Photo]:
+    """The photos of one entry of a listing that are not done, in order.
+
+    A shard may be read less far than the time before, when a connection breaks. The row that says so then comes after
+    all of its rows that are done.
 
     Args:
+        first: number of its first row.
+        name: the photo or shard.
         column: Parquet column that holds photos.
-        done: whether all rows from the first number up to, but not including, the second are done.
+        done: rows that are.
         shard_rows: how many rows each shard has; used to pass over those that are done, and filled on the way.
     """
-    row = 0
-    with listing.open(encoding="ascii") as lines:
-        for line in lines:
-            name = json.loads(line)[0]
-            if not is_shard(name):
-                if not done(row, row + 1):
-                    yield Photo(row, name, where=name)
-                row += 1
-                continue
-            known = shard_rows.get(name)
-            if known is not None and done(row, row + known):
-                row += known
-                continue
-            first = row
-            for member in members(name, column=column, limits=limits):
-                if not done(row, row + 1):
-                    yield Photo(row, member.name, member.where, member.data, member.error)
-                row += 1
-            shard_rows[name] = row - first
+    if not is_shard(name):
+        if not done.contains(first, first + 1):
+            yield Photo(first, name, where=name)
+        return
+    known = shard_rows.get(name)
+    if known is not None and done.contains(first, first + known):
+        return
+    row = first
+    end = max((end for _, end in done.within(first, first + SPAN)), default=first)
+    for member in members(name, column=column, limits=limits):
+        if member.breaks_off:
+            row = max(row, end)
+        if not done.contains(row, row + 1):
+            yield Photo(row, member.name, member.where, member.data, member.error)
+        row += 1
+    shard_rows[name] = max(row, end) - first
 
 
 def _names(sources: Iterable[str]) -> Iterator[str]:

@@ -16,7 +16,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -197,7 +197,9 @@ class ResultsFolder:
         self._lock.close()
 
     def _save(self) -> None:
-        content = json.dumps({"format": FORMAT} | asdict(self.manifest), indent=1)
+        # A copy: the thread that lists the photos adds the lengths of shards meanwhile.
+        manifest = replace(self.manifest, shard_rows=dict(self.manifest.shard_rows))
+        content = json.dumps({"format": FORMAT} | asdict(manifest), indent=1)
         write_whole(self.path / MANIFEST, content.encode("ascii"))
 
     def _strangers(self) -> list[str]:

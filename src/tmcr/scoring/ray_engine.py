@@ -30,17 +30,16 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from tmcr.errors import ConfigError, DataError, TmcrError, first_line
-from tmcr.scoring.parts import Manifest, PartRecord, ResultsFolder, write_whole
+from tmcr.scoring.parts import PartRecord, ResultsFolder, write_whole
 from tmcr.scoring.photo import is_url
 from tmcr.scoring.ray_cluster import RayOptions, connected, share
-from tmcr.scoring.ray_tasks import Task, cut, final_rows, photos_in_a_task
+from tmcr.scoring.ray_tasks import Task, cut, photos_in_a_task
 from tmcr.scoring.ray_worker import Greeting, Part, Worker
 from tmcr.scoring.rows import RowSet
 from tmcr.scoring.run import Plan, Run, open_run
 
 if TYPE_CHECKING:
     from tmcr.assessor import Assessor
-    from tmcr.scoring.listing import Survey
 
 _LOSSES = 3  # workers that may be lost in a row over one task, or while they load
 _PATIENCE = 30.0  # seconds without any worker after which the user is told
@@ -89,12 +88,6 @@ def open_ray_run(
 class RayRun(Run):
     """A run whose photos are scored by a crew."""
 
-    def _description(self, survey: Survey) -> Manifest:
-        described = super()._description(survey)
-        if not (self._folder.begun and self.finished):
-            described.settings["engine"] = "ray"  # rows of an unfinished run are numbered in this engine's own way
-        return described
-
     def _score(self, scored: Callable[[int], None]) -> None:
         crew, plan, folder = cast(Crew, self._assessor), self._plan, self._folder
         manifest = folder.manifest
@@ -115,10 +108,6 @@ class RayRun(Run):
         except _WorkersLost as error:
             raise DataError(f"{error}; {self._so_far()}") from None
         self._check_errors(self.errors)
-        if not self._stop.is_set():
-            # Saved by the caller in one go, as it marks the run finished.
-            manifest.parts = final_rows(manifest.parts, folder.listing, manifest.shard_rows)
-            manifest.settings.pop("engine", None)
 
 
 class _WorkersLost(DataError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class RowSet:
@@ -41,6 +41,13 @@ class RowSet:
         """Whether all rows in [first, end) are in the set."""
         at = bisect_right(self._starts, first) - 1
         return first >= end or (at >= 0 and self._ends[at] >= end)
+
+    def within(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """What of the set lies in [first, end), as ascending ranges."""
+        at = bisect_right(self._ends, first)
+        while at < len(self._starts) and self._starts[at] < end:
+            yield max(first, self._starts[at]), min(end, self._ends[at])
+            at += 1
 
     def ranges(self) -> list[list[int]]:
         """[first, end) pairs, ascending, apart from each other."""

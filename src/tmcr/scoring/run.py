@@ -17,6 +17,7 @@ from tmcr.errors import ConfigError, DataError, Stopped
 from tmcr.results import SUFFIXES, check_destination, join_parts
 from tmcr.scoring.feature_folder import FeatureFolder
 from tmcr.scoring.listing import Survey, list_sources, listed_photos
+from tmcr.scoring.numbering import final_rows
 from tmcr.scoring.parts import Manifest, PartsWriter, ResultsFolder
 from tmcr.scoring.photo import Photo
 from tmcr.scoring.rows import RowSet
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PART_ROWS = 50_000
 PART_SECONDS = 60.0  # of work that a kill may cost
+_NUMBERING = "numbering"  # the setting that says how the rows of an unfinished run are numbered
 
 
 @dataclass(frozen=True)
@@ -189,9 +191,15 @@ class Run:
                     self._score(scored)
                 if self._stop.is_set():
                     raise Stopped(f"stopped: {self._so_far()}")
-                self._folder.finish()
+                self._finish()
         if self._plan.out is not None and self._joins:
             join_parts(self.folder, self._plan.out)
+
+    def _finish(self) -> None:
+        manifest = self._folder.manifest
+        manifest.parts = final_rows(manifest.parts, self._folder.listing, manifest.shard_rows)
+        manifest.settings.pop(_NUMBERING, None)
+        self._folder.finish()  # which saves all of it in one go
 
     def photos(self, done: RowSet | None = None) -> Iterator[Photo]:
         """The photos of the run in their order, but for those that are done."""
@@ -199,7 +207,7 @@ class Run:
             self._folder.listing,
             column=self._plan.column,
             limits=self._assessor.limits,
-            done=(done or RowSet()).contains,
+            done=done or RowSet(),
             shard_rows=self._folder.manifest.shard_rows,
         )
 
@@ -244,6 +252,7 @@ class Run:
             settings={
                 "precision": "bf16" if self._assessor.hardware.bf16 else "fp32",
                 "column": self._plan.column,
+                **({} if self._folder.begun and self.finished else {_NUMBERING: "by shard"}),
                 **({"features": self._features.storage} if self._features is not None else {}),
                 **self._plan.settings,
             },

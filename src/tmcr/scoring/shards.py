@@ -26,12 +26,13 @@ _READ_AHEAD = 2**20  # bytes of a Parquet column read at once; by default, a who
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A photo in a shard; see `Photo`."""
+    """A photo in a shard; see `Photo`. `breaks_off`: no photo, but the news that the shard cannot be read further."""
 
     name: str
     where: str = ""
     data: bytes | None = None
     error: ImageError | None = None
+    breaks_off: bool = False
 
 
 def is_shard(name: str) -> bool:
@@ -57,10 +58,11 @@ def members(shard: str, *, column: str | None, limits: ImageLimits) -> Iterator[
                 count += 1
                 yield member
     except FileNotFoundError:
-        yield Member(shard, error=ImageError("missing", "no such shard", shard))
+        yield Member(shard, error=ImageError("missing", "no such shard", shard), breaks_off=True)
     except Exception as error:  # whatever the plug-in, pyarrow or zlib makes of damage and lost connections
         detail = f"the shard cannot be read beyond its first {count} photos" if count else "the shard cannot be read"
-        yield Member(shard, error=ImageError("unreadable", f"{detail} ({first_line(error)})", shard))
+        error = ImageError("unreadable", f"{detail} ({first_line(error)})", shard)
+        yield Member(shard, error=error, breaks_off=True)
 
 
 def photo_count(shard: str) -> int | None:
