@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -398,6 +399,22 @@ isolated._main()
 """
 
 
+def test_threads_that_come_and_go_share_the_decoders(photos: Path) -> None:
+    """A worker of a cluster decodes every task by threads of its own."""
+    names = sorted(photos.iterdir())[:4]
+    with IsolatedPreparation(StandIn().prepare) as prepare:
+        for _ in range(3):
+            with ThreadPoolExecutor(2) as pool:
+                found = list(pool.map(lambda path: prepare(PhotoBytes(str(path), path.read_bytes())), names))
+            assert [each.name for each in found] == [str(path) for path in names]
+        assert len(prepare._children) <= 2
+        (child, *_) = prepare._idle
+        child._process.kill()
+        child._process.wait()
+        assert prepare(PhotoBytes("a", names[1].read_bytes())).error is None
+    assert not prepare._children
+
+
 def test_a_decoder_that_crashes_or_hangs_costs_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     model = StandIn()
     popen: Callable[..., object] = isolated.subprocess.Popen
@@ -412,7 +429,7 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_row(monkeypatch: pytest.Monke
     assert [verdict.error_reason for _, verdict in rows] == [None, "crashed", None, "crashed", None, "not_an_image"]
     assert "decoder crashed (exit status -11)" in rows[1][1].error
     assert "more than 3 seconds" in rows[3][1].error
-    assert not any(child.alive for child in prepare._children)
+    assert not prepare._children
 
 
 def test_decoding_apart_changes_no_score(photos: Path, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tmcr.training.stage import MetricsLog, Stage, write_atomically
+from tmcr.disk import write_whole
+from tmcr.training.stage import MetricsLog, Stage
 
 
 def test_a_done_stage_is_skipped_and_keeps_its_summary(tmp_path: Path) -> None:
@@ -38,14 +39,14 @@ def test_changed_inputs_start_from_an_empty_folder(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    write_atomically(path, "old")
+    write_whole(path, "old")
 
     def fail(part: Path) -> None:
         part.write_text("ne")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail)
+        write_whole(path, fail)
     assert path.read_text() == "old"
 
 

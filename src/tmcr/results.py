@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tmcr.assessment import Assessment, Cluster, Facet, Reason, Tag
+from tmcr.disk import half_written, settle
 from tmcr.errors import ConfigError, DataError
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -72,7 +73,7 @@ def check_destination(path: Path) -> None:
         raise ConfigError(f"{path}: is a folder; name a file in it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = _part(path)
+        part = half_written(path)
         part.touch()
         part.unlink()
     except OSError as error:
@@ -88,7 +89,7 @@ def open_writer(path: Path) -> Iterator[Writer]:
         DataError: the disk is full or the file cannot be written; what stood at `path` before is untouched.
     """
     check_destination(path)
-    part = _part(path)
+    part = half_written(path)
     kinds: dict[str, Callable[[Path], Writer]] = {
         ".parquet": ParquetWriter,
         ".csv": _CsvWriter,
@@ -103,7 +104,7 @@ def open_writer(path: Path) -> Iterator[Writer]:
             part.unlink(missing_ok=True)
             raise
         writer.close()
-        part.replace(path)
+        settle(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise DataError(f"{path}: results cannot be written ({error.strerror or error}); is the disk full?") from None
@@ -398,7 +399,3 @@ def _from_dict(row: dict[str, Any]) -> Assessment:
             "reasons": tuple(Reason(**reason) for reason in row["reasons"] or ()),
         }
     )
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(path.name + ".part")

@@ -24,6 +24,7 @@ import tmcr
 from tmcr.datasets import load_manifest
 from tmcr.datasets.leakage import check_leakage
 from tmcr.datasets.manifest import Manifest
+from tmcr.disk import write_whole
 from tmcr.encoders import ImageEncoder, ImageTextEncoder
 from tmcr.errors import ConfigError
 from tmcr.experiments.plan import Cell, Plan
@@ -33,7 +34,7 @@ from tmcr.training.fit import level_features
 from tmcr.training.match import Matched
 from tmcr.training.photos import PhotoViews
 from tmcr.training.pipeline import Fitted, Run
-from tmcr.training.stage import Progress, Silent, digest, write_atomically
+from tmcr.training.stage import Progress, Silent, digest
 
 if TYPE_CHECKING:
     from tmcr.experiments.systems import System
@@ -184,7 +185,7 @@ class Trial:
             with part.open("wb") as file:
                 np.savez(file, stamp=stamp, answers=distributions, seconds=seconds)
 
-        write_atomically(path, save)
+        write_whole(path, save)
         self.run.progress.finish(f"{system.name}: {len(distributions)} photos in {seconds:.0f} s")
         return Answer(distributions, seconds)
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tmcr.disk import write_whole
 from tmcr.experiments.figure_data import Figure, Figure5, Figure6, Figure7, Space
 from tmcr.experiments.outcome import Estimate
 from tmcr.experiments.tables import Table, paper_csv, to_csv, to_dict, to_latex, to_markdown
 from tmcr.report.paper_figures import draw
-from tmcr.training.stage import write_atomically
 
 
 def write_reproduction(result: Table | Figure, out: Path, *, thumbnails: bool = False) -> list[Path]:
@@ -35,7 +35,7 @@ def write_reproduction(result: Table | Figure, out: Path, *, thumbnails: bool = 
         texts = {".csv": _csv(header, rows), ".json": _json(about | values)}
         drawn = draw(result, out, thumbnails=thumbnails)
     for suffix, text in texts.items():
-        write_atomically(out / f"{result.name}{suffix}", text)
+        write_whole(out / f"{result.name}{suffix}", text)
     return [*(out / f"{result.name}{suffix}" for suffix in texts), *drawn]
 
 

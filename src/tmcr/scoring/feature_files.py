@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from tmcr.disk import write_whole
 from tmcr.errors import DataError, ModelError, first_line
 from tmcr.features import EncoderUse, Encoding
-from tmcr.scoring.parts import write_whole
 from tmcr.scoring.repeats import decoder_key
 
 Storage = Literal["float16", "float32"]

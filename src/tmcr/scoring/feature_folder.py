@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from tmcr.disk import write_whole
 from tmcr.errors import ConfigError, DataError, ModelError
 from tmcr.features import Encoding
 from tmcr.results import stored_name
@@ -29,7 +30,7 @@ from tmcr.scoring.feature_files import (
     Storage,
     photo_key,
 )
-from tmcr.scoring.parts import locked, write_whole
+from tmcr.scoring.parts import locked
 
 _LOCK = ".lock"
 _PART = re.compile(r"part-\d{5,}\.(parquet|safetensors)(\.part)?")

@@ -1,6 +1,6 @@
 """Decoding in processes of its own: a decoder that crashes or hangs costs one photo, not the run.
 
-Each decoding thread keeps one child and talks to it over pipes: a line of JSON, then raw bytes. A child has
+A thread that decodes borrows a child and talks to it over pipes: a line of JSON, then raw bytes. A child has
 read untrusted files, so nothing that it sends is run or unpickled.
 """
 
@@ -28,22 +28,37 @@ SECONDS = 120.0  # a photo that takes longer to decode is given up
 
 
 class IsolatedPreparation:
-    """`Preparation` in child processes, one for each thread that calls it."""
+    """`Preparation` in child processes, as many as threads ever called it at one time."""
 
     def __init__(self, preparation: Preparation, *, seconds: float = SECONDS) -> None:
         self._preparation = preparation
         self._seconds = seconds
-        self._local = threading.local()
         self._lock = threading.Lock()
-        self._children: list[_Child] = []
+        self._children: set[_Child] = set()
+        self._idle: list[_Child] = []
 
     def __call__(self, photo: PhotoBytes) -> Prepared:
-        child: _Child | None = getattr(self._local, "child", None)
-        if child is None or not child.alive:
-            child = self._local.child = _Child(self._preparation)
+        child = self._borrowed()
+        try:
+            return child.prepare(photo, self._seconds)
+        finally:
             with self._lock:
-                self._children = [each for each in self._children if each.alive] + [child]
-        return child.prepare(photo, self._seconds)
+                if child.alive:
+                    self._idle.append(child)
+                else:
+                    self._children.discard(child)
+
+    def _borrowed(self) -> _Child:
+        with self._lock:
+            while self._idle:
+                child = self._idle.pop()
+                if child.alive:
+                    return child
+                self._children.discard(child)
+        child = _Child(self._preparation)
+        with self._lock:
+            self._children.add(child)
+        return child
 
     def __enter__(self) -> IsolatedPreparation:
         return self
@@ -51,8 +66,11 @@ class IsolatedPreparation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for child in self._children:
-            child.end()
+        with self._lock:
+            for child in self._children:
+                child.end()
+            self._children.clear()
+            self._idle.clear()
 
 
 class _Child:
@@ -67,8 +85,11 @@ class _Child:
             raise AssertionError("a child without pipes")
         self._to = cast(BinaryIO, self._process.stdin)
         self._from = cast(BinaryIO, self._process.stdout)
-        self.alive = True
         _send(self._to, asdict(preparation))
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
     def prepare(self, photo: PhotoBytes, seconds: float) -> Prepared:
         try:
@@ -83,7 +104,6 @@ class _Child:
         return _prepared(photo.name, reply, body)
 
     def end(self) -> None:
-        self.alive = False
         self._process.kill()
         self._process.wait()
         for pipe in (self._to, self._from):

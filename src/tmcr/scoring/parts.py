@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from tmcr.assessment import Assessment
+from tmcr.disk import half_written, settle, write_whole
 from tmcr.errors import ConfigError, DataError
 from tmcr.results import MANIFEST, ParquetWriter, read_parquet_backwards
 from tmcr.scoring.rows import RowSet
@@ -261,7 +261,7 @@ class _Part:
     def __init__(self, folder: ResultsFolder) -> None:
         self._folder = folder
         self._path = folder.next_part()
-        self._half = self._path.with_name(self._path.name + ".part")
+        self._half = half_written(self._path)
         self._rows = RowSet()
         self._errors = 0
         self._began = time.monotonic()
@@ -282,9 +282,7 @@ class _Part:
     def finish(self) -> None:
         try:
             self._writer.close()
-            with self._half.open("rb+") as file:
-                flush_to_disk(file)
-            self._half.replace(self._path)
+            settle(self._half, self._path)
             self._folder.add(PartRecord(self._path.name, self._rows.ranges(), len(self._rows), self._errors))
         except OSError:
             self._path.unlink(missing_ok=True)
@@ -323,26 +321,3 @@ def locked(path: Path) -> BinaryIO:
     except OSError:  # a network drive without locks
         return file
     return file
-
-
-def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write a file whole or not at all, also if the machine stops.
-
-    Raises:
-        OSError: the disk is full; a file that was there is untouched.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            flush_to_disk(file)
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
-
-
-def flush_to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

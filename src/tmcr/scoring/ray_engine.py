@@ -29,8 +29,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+from tmcr.disk import write_whole
 from tmcr.errors import ConfigError, DataError, TmcrError, first_line
-from tmcr.scoring.parts import PartRecord, ResultsFolder, write_whole
+from tmcr.scoring.parts import PartRecord, ResultsFolder
 from tmcr.scoring.photo import is_url
 from tmcr.scoring.ray_cluster import RayOptions, connected, share
 from tmcr.scoring.ray_tasks import Task, cut, photos_in_a_task

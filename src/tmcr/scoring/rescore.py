@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tmcr.assessor import TOP_TAGS, contradicted
 from tmcr.backends import encoding_of
+from tmcr.disk import write_whole
 from tmcr.errors import DataError
 from tmcr.modelfolder import TrainedModel
 from tmcr.network import DimensionTransform, Standardize, expected_score, score_std
@@ -67,12 +68,7 @@ def rescore(
     try:
         with contextlib.closing(overlapped(tables, ahead=2)) as ahead:
             if out.suffix.lower() == ".parquet":
-                part = out.with_name(out.name + ".part")
-                try:
-                    _write(ahead, part, scored)
-                    part.replace(out)
-                finally:
-                    part.unlink(missing_ok=True)
+                write_whole(out, lambda part: _write(ahead, part, scored))
             else:
                 with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as parts:
                     _write(ahead, Path(parts) / "part.parquet", scored)

@@ -120,7 +120,7 @@ def open_run(
         stack.callback(folder.close)
         run = (run_class or Run)(assessor, plan, folder, note, joins=joins, features=features)
         yield run
-        if joins and run.finished:
+        if run.joined:
             folder.remove()
 
 
@@ -130,6 +130,7 @@ class Run:
     Attributes:
         total: photos in all; None where only reading the shards can tell.
         earlier: photos that an earlier run had scored.
+        joined: whether the results file that was asked for is there, and nobody needs the parts any more.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class Run:
         self._stop = threading.Event()
         self.total: int | None = None
         self.earlier = 0
+        self.joined = False
         with self._full_disk_reported():
             self._begin_or_take_up()
 
@@ -194,6 +196,7 @@ class Run:
                 self._finish()
         if self._plan.out is not None and self._joins:
             join_parts(self.folder, self._plan.out)
+            self.joined = True
 
     def _finish(self) -> None:
         manifest = self._folder.manifest

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tmcr.disk import write_whole
 from tmcr.encoders import ImageTextEncoder
 from tmcr.errors import DataError, ImageError
 from tmcr.features import FeatureStore
@@ -24,7 +25,7 @@ from tmcr.matching import match
 from tmcr.scoring.feature_files import KeptEmbeddings
 from tmcr.streaming import batched, ordered_map
 from tmcr.training.processes import ALONE, Processes
-from tmcr.training.stage import Progress, write_atomically
+from tmcr.training.stage import Progress
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ def embed_photos(
             f"only {len(readable)} of {len(paths)} photos can be read; the first failure is {first}: {reason}"
         )
     embeddings = store.get(readable)
-    write_atomically(folder / "embeddings.npy", lambda part: _save_array(part, embeddings))
-    write_atomically(folder / "photos.json", json.dumps({"hashes": hashes, "errors": errors}))
+    write_whole(folder / "embeddings.npy", lambda part: _save_array(part, embeddings))
+    write_whole(folder / "photos.json", json.dumps({"hashes": hashes, "errors": errors}))
 
 
 def load_matched(folder: Path, text: Tensor, n_semantic: int) -> Matched:

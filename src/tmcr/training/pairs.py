@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.nn.functional import huber_loss, softplus
 
 from tmcr.damage import KINDS
+from tmcr.disk import write_whole
 from tmcr.encoders import ImageEncoder, ImageTextEncoder
 from tmcr.errors import ConfigError, ImageError
 from tmcr.hardware import Hardware
 from tmcr.images import decode
 from tmcr.streaming import batched, ordered_map
-from tmcr.training.stage import Progress, write_atomically
+from tmcr.training.stage import Progress
 
 WEAKEST = 0.25  # strengths are drawn from here to 1
 LEVEL_WEIGHT = 5.0  # of pairs that shall score the same; they are fewer, and their penalty is flatter
@@ -78,7 +79,7 @@ def joined(parts: Sequence[Pairs]) -> Pairs:
 
 def save_pairs(pairs: Pairs, path: Path) -> None:
     tensors = {name: value for name, value in vars(pairs).items() if value is not None}
-    write_atomically(path, lambda part: save_file(tensors, part))
+    write_whole(path, lambda part: save_file(tensors, part))
 
 
 def load_pairs(path: Path) -> Pairs:

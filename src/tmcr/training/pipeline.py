@@ -28,6 +28,7 @@ from tmcr.datasets import load_manifest
 from tmcr.datasets.leakage import Learnt, check_leakage
 from tmcr.datasets.manifest import Manifest
 from tmcr.datasets.splits import carve_validation
+from tmcr.disk import write_whole
 from tmcr.encoders import ImageEncoder, ImageTextEncoder, load_image_encoder, load_image_text_encoder
 from tmcr.errors import DataError
 from tmcr.features import EncoderUse, FeatureStore, store_key
@@ -50,7 +51,7 @@ from tmcr.training.pairs import Pairs, build_pairs, joined, load_pairs, save_pai
 from tmcr.training.photos import PhotoViews
 from tmcr.training.processes import ALONE, Processes
 from tmcr.training.rank import rank
-from tmcr.training.stage import MetricsLog, Progress, Silent, Stage, digest, write_atomically
+from tmcr.training.stage import MetricsLog, Progress, Silent, Stage, digest
 
 RESAMPLES = 1000  # of the bootstrap behind each confidence interval
 
@@ -104,7 +105,7 @@ class Run:
         self._image = image
         folder.mkdir(parents=True, exist_ok=True)
         if processes.first:
-            write_atomically(folder / "config.json", config.to_json())
+            write_whole(folder / "config.json", config.to_json())
         self.log = MetricsLog(folder / "metrics.jsonl" if processes.first else None)
 
     # ---- encoders -------------------------------------------------------------------------------------------
@@ -221,8 +222,8 @@ class Run:
                 "labels": torch.from_numpy(found.labels.astype(np.int64)),
                 "quantiles": torch.from_numpy(score_quantiles(scores, found.labels).astype(np.float32)),
             }
-            write_atomically(folder / "clusters.safetensors", lambda part: save_file(tensors, part))
-            write_atomically(folder / "tags.json", json.dumps(names))
+            write_whole(folder / "clusters.safetensors", lambda part: save_file(tensors, part))
+            write_whole(folder / "tags.json", json.dumps(names))
             self.progress.step()
             return {"clusters": len(found.centroids), "sizes": np.bincount(found.labels).tolist()}
 
@@ -282,7 +283,7 @@ class Run:
             )
             if self.processes.first:
                 state = {key: value.cpu().contiguous() for key, value in encoder.state_dict().items()}
-                write_atomically(folder / "encoder.safetensors", lambda part: save_file(state, part))
+                write_whole(folder / "encoder.safetensors", lambda part: save_file(state, part))
                 (folder / "checkpoint.pt").unlink(missing_ok=True)
             return {"loss": loss, "batches_per_epoch": len(batches)}
 
@@ -322,7 +323,7 @@ class Run:
             if encoder is not None:
                 tensors |= {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
             tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
-            write_atomically(folder / "model.safetensors", lambda part: save_file(tensors, part))
+            write_whole(folder / "model.safetensors", lambda part: save_file(tensors, part))
             for left in folder.glob("*.pt"):
                 left.unlink()
             return dict(summary)
@@ -531,7 +532,7 @@ def train(run: Run, name: str | None = None) -> tuple[Path, Report | None]:
         results = report.to_dict()
         run.progress.step()
         if run.processes.first:
-            write_atomically(run.folder / "report.json", json.dumps(results, indent=2))
+            write_whole(run.folder / "report.json", json.dumps(results, indent=2))
         run.progress.finish(f"evaluate: {len(run.part('test'))} test photos")
     model = run.model(fitted, name or run.folder.resolve().name, results)
     if run.processes.first:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from tmcr.disk import write_whole
 from tmcr.training.processes import ALONE, Processes
 
 
@@ -74,7 +74,7 @@ class Stage:
         if processes.first and self._read("begun.json").get("inputs") != self.digest:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            write_atomically(self.folder / "begun.json", json.dumps({"inputs": self.digest}))
+            write_whole(self.folder / "begun.json", json.dumps({"inputs": self.digest}))
         processes.wait()
         started = time.monotonic()
         summary = work(self.folder) if together or processes.first else {}
@@ -84,7 +84,7 @@ class Stage:
             "summary": summary,
         }
         if processes.first:
-            write_atomically(self.folder / "done.json", json.dumps(record, indent=2))
+            write_whole(self.folder / "done.json", json.dumps(record, indent=2))
         processes.wait()
         return True
 
@@ -114,7 +114,7 @@ class MetricsLog:
             seen += mine
             if not mine or seen <= rows:
                 kept.append(line + "\n")
-        write_atomically(self.path, "".join(kept))
+        write_whole(self.path, "".join(kept))
 
     def add(self, stage: str, **values: float) -> None:
         if self.path is None:
@@ -132,18 +132,4 @@ def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     """Write a training state that a killed run is taken up from, whole or not at all."""
     import torch
 
-    write_atomically(path, lambda part: torch.save(dict(state), part))
-
-
-def write_atomically(path: Path, content: str | bytes | Callable[[Path], None]) -> None:
-    """Write a file so that it is there whole or not at all; `content` may be a function that writes to a path."""
-    part = path.with_name(path.name + ".part")
-    if callable(content):
-        content(part)
-    elif isinstance(content, bytes):
-        part.write_bytes(content)
-    else:
-        part.write_text(content, encoding="utf-8")
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_whole(path, lambda part: torch.save(dict(state), part))

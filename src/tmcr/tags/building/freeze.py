@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tmcr.disk import write_whole
 from tmcr.errors import TagError
 from tmcr.tags.building.review import Reviewed
-from tmcr.tags.building.step import write_atomically
 from tmcr.tags.check import variant_key
 from tmcr.tags.library import LibraryName, TagLibraries, TagLibrary, TagRow
 
@@ -71,4 +71,4 @@ def save_frozen(libraries: TagLibraries, folder: Path, *, review_hash: str) -> N
         "attribute": len(libraries.attribute),
         "review": review_hash,
     }
-    write_atomically(stamp, lambda part: part.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8"))
+    write_whole(stamp, lambda part: part.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8"))

@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from tmcr.disk import write_whole
 from tmcr.errors import TagError
 from tmcr.tags.building.label import Label, Where
 from tmcr.tags.building.merge import Merged
-from tmcr.tags.building.step import write_atomically
 from tmcr.tags.building.table import write_table
 from tmcr.tags.library import POLARITIES, Polarity
 
@@ -97,7 +97,7 @@ def with_decisions(rows: Sequence[Reviewed], before: Sequence[Reviewed]) -> list
 
 def write_review(rows: Sequence[Reviewed], path: Path) -> None:
     """Write the table, whole or not at all."""
-    write_atomically(path, lambda part: write_table(part, COLUMNS, map(_cells, rows), encoding="utf-8-sig"))
+    write_whole(path, lambda part: write_table(part, COLUMNS, map(_cells, rows), encoding="utf-8-sig"))
 
 
 def read_review(path: Path) -> list[Reviewed]:

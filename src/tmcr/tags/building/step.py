@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from tmcr.disk import write_whole
 
 RECORDS = "steps.json"
 
@@ -58,12 +59,12 @@ class Step:
         def write(part: Path) -> None:
             summary.update(work(part))
 
-        write_atomically(self.output, write)
+        write_whole(self.output, write)
         records = self._all() | {
             self.name: {"inputs": self._inputs, "output": file_hash(self.output), "summary": summary}
         }
         text = json.dumps(records, indent=2, ensure_ascii=False)
-        write_atomically(self._records, lambda part: part.write_text(text, encoding="utf-8"))
+        write_whole(self._records, lambda part: part.write_text(text, encoding="utf-8"))
         return True
 
     def _record(self) -> dict[str, Any]:
@@ -80,15 +81,3 @@ class Step:
 def file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, which takes its name when it is whole."""
-    part = path.with_name(path.name + ".part")
-    try:
-        write(part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
