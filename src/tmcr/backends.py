@@ -24,7 +24,7 @@ from tmcr.encoders import ImageEncoder, ImageTextEncoder
 from tmcr.errors import ConfigError, ModelError, first_line
 from tmcr.export import EMBEDDING, LEVEL_PIXELS, LEVELS, METADATA, TAG_PIXELS, export_info, export_onnx
 from tmcr.features import EncoderUse, Encoding
-from tmcr.hardware import Hardware, torch_threads
+from tmcr.hardware import Hardware, processors, torch_threads
 from tmcr.modelfolder import TrainedModel
 
 QUANTIZER = "onnx.quantize"  # what ONNX Runtime's quantiser signs its files with
@@ -76,7 +76,7 @@ class TorchBackend:
         self._hardware = hardware
         self.own_threads = hardware.device.type == "cpu"
         self.at_once = 2 if self.own_threads else 1  # the end of one batch leaves threads for the next
-        self._threads = torch.get_num_threads() if self.own_threads else 1
+        self._threads = min(torch.get_num_threads(), processors()) if self.own_threads else 1
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tmcr-encode")
         self.arithmetic = hardware.arithmetic
         self._image_text = image_text.to(hardware.device)
@@ -133,13 +133,17 @@ class CompiledBackend(TorchBackend):
 
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         photos = -(-len(tag_pixels) // self._threads)
-        with self._compiling:
-            if photos > self._photos:
-                self._photos = photos
-                levels = level_pixels[:1] if level_pixels is not None else None
-                with torch_threads(1):
-                    self._encode(tag_pixels[:1], levels)  # compiles, once and not in several threads at a time
-        return super().__call__(tag_pixels, level_pixels)
+        try:
+            with self._compiling:
+                if photos > self._photos:
+                    self._photos = photos
+                    levels = level_pixels[:1] if level_pixels is not None else None
+                    with torch_threads(1):
+                        self._encode(tag_pixels[:1], levels)  # compiles, once and not in several threads at a time
+            return super().__call__(tag_pixels, level_pixels)
+        except torch.OutOfMemoryError:
+            self._photos = 0  # the fewer photos that come next must not be filled up to as many again
+            raise
 
     @torch.inference_mode()
     def _encode(
@@ -180,9 +184,10 @@ class OnnxBackend:
         except ImportError:
             raise ModelError("the onnx backend needs an extra: pip install 'tmcr[onnx]'") from None
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = min(torch.get_num_threads(), processors())
         cuda = hardware.device.type == "cuda"
-        providers = (["CUDAExecutionProvider"] if cuda else []) + ["CPUExecutionProvider"]
+        # By default CUDA rounds the inputs of fp32 products to 10 bits (TF32).
+        providers = ([("CUDAExecutionProvider", {"use_tf32": 0})] if cuda else []) + ["CPUExecutionProvider"]
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         except Exception as error:  # the runtime's own error classes are not public
@@ -217,7 +222,10 @@ class OpenVinoBackend:
             place = ["framework", METADATA]  # where OpenVINO puts an ONNX file's metadata
             info = network.get_rt_info(place).astype(str) if network.has_rt_info(place) else None
             _check(info, model, file)
-            settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+            settings: dict[str, Any] = {
+                "INFERENCE_NUM_THREADS": min(torch.get_num_threads(), processors()),
+                "PERFORMANCE_HINT": "LATENCY",
+            }
             if not hardware.bf16:
                 settings["INFERENCE_PRECISION_HINT"] = "f32"
             quantised = any(node.get_type_name() == "FakeQuantize" for node in network.get_ops())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -29,10 +32,10 @@ class Hardware:
         return "bf16" if self.bf16 else "fp32"
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
-        """bf16 autocast where it is on, nothing otherwise."""
-        if not self.bf16:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        """bf16 autocast where it is on; otherwise fp32 that is fp32 on a GPU too."""
+        if self.bf16:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return _exact_convolutions() if self.device.type == "cuda" else contextlib.nullcontext()
 
     def __str__(self) -> str:
         if self.device.type == "cuda":
@@ -99,6 +102,17 @@ def _own_device(device: str, place: int, places: int) -> str:
 
 
 @contextlib.contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """Keep cuDNN from rounding the inputs of fp32 convolutions to 10 bits (TF32), as it does by default."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Let torch use `count` threads for an operation of this thread, and of threads begun meanwhile."""
     before = torch.get_num_threads()
@@ -111,5 +125,19 @@ def torch_threads(count: int) -> Iterator[None]:
 
 def default_workers() -> int:
     """Processors this process may use, at most 16: decoding threads beyond that wait on each other."""
+    return min(16, processors())
+
+
+def processors() -> int:
+    """Processors this process may use, by its affinity and, in a container, by its quota."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, available))
+    return max(1, min(available, _quota(Path("/sys/fs/cgroup/cpu.max"))))
+
+
+def _quota(file: Path) -> int:
+    """The processors that a control group leaves to its processes, rounded up."""
+    try:
+        limit, period = file.read_text(encoding="ascii").split()
+        return math.ceil(int(limit) / int(period))
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return sys.maxsize

@@ -256,16 +256,23 @@ class _Encoder:
         start = 0
         while start < len(photos):
             piece = photos[start : start + (self._most or len(photos))]
-            try:
-                done.append(self._assessor.features(piece))
-            except torch.OutOfMemoryError:
+            features = self._tried(piece)
+            if features is None:
                 self._halve(len(piece))
             else:
+                done.append(features)
                 start += len(piece)
         if len(done) == 1:
             return done[0]
         levels = [level for _, level in done if level is not None]
         return torch.cat([similarities for similarities, _ in done]), torch.cat(levels) if levels else None
+
+    def _tried(self, piece: Sequence[Prepared]) -> _Features | None:
+        """None where memory ran out; then nothing is left of the attempt, not even a traceback."""
+        try:
+            return self._assessor.features(piece)
+        except torch.OutOfMemoryError:
+            return None
 
     def _halve(self, size: int) -> None:
         device = self._assessor.hardware.device

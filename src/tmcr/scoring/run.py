@@ -76,10 +76,11 @@ def check_out(out: Path) -> None:
 
 def choose_batch_size(assessor: Assessor) -> int:
     """Photos in one pass: enough to keep the device busy, few enough that Ctrl-C is heard within seconds."""
+    import torch
+
     device = assessor.hardware.device
     if device.type != "cuda":
-        return 16
-    import torch
+        return max(16, 4 * torch.get_num_threads())  # shared out among threads
 
     gib = torch.cuda.get_device_properties(device).total_memory / 2**30
     return 256 if gib >= 40 else 128 if gib >= 16 else 64 if gib >= 8 else 32
