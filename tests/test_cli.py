@@ -132,7 +132,7 @@ def test_train_and_evaluate_from_a_table_of_votes(tmcr: Command, tmp_path: Path)
         (["train", "--data", "csv:none.csv", "--out", "run", "--set", "fit.dropout=2"], "setting fit.dropout"),
         (["train", "--data", "csv:none.csv", "--out", "run", "--set", "fit.dropout"], "section.name=value"),
         (["evaluate", "--data", "csv:none.csv"], "no such ratings file"),
-        (["evaluate", "--data", "csv:none.csv", "--figure", "a.bmp"], ".png, .svg or .pdf"),
+        (["evaluate", "--data", "csv:none.csv", "--figure", "a.bmp"], ".png, .svg, .pdf"),
         (["ablate", "--data", "csv:none.csv", "--out", "run", "--system", "magic"], "no system 'magic'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -359,6 +359,7 @@ def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(
     files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").touch()
     for out, options, says in (
         (tmp_path / "taken", (), "is no model folder"),
         (tmp_path / "m", ("--reference", str(tmp_path / "nothing.jpg")), "fewer than two"),

@@ -271,8 +271,8 @@ def test_a_refit_takes_the_best_number_of_epochs_and_learns_from_validation_phot
     run = Run(refit, tmp_path / "run")
     fitted = run.fit()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    best = int(fitted.validation["epoch"])
-    assert [row["epoch"] for row in rows if row["stage"] == "fit-refit"] == list(range(best + 1))
+    best = int(fitted.validation["epochs"])
+    assert [row["epoch"] for row in rows if row["stage"] == "fit-refit"] == list(range(best))
     known = np.concatenate([run.part("train"), run.part("val")])
     mean, _ = similarity_statistics(run.matched, known)
     assert torch.allclose(fitted.head.tag_scale.mean, mean, atol=1e-6)

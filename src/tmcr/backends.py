@@ -252,10 +252,14 @@ def open_backend(
         exported: file that `tmcr export` wrote; by default the model is exported once into the cache folder.
 
     Raises:
-        ConfigError: no such backend.
+        ConfigError: no such backend, or one that reads no files.
         ModelError: the backend is not installed, or the file is another model's.
     """
     if name in ("torch", "compile"):
+        if exported is not None:
+            raise ConfigError(
+                f"{exported}: exported files are for the onnx and openvino backends; name one (--backend)"
+            )
         return (TorchBackend if name == "torch" else CompiledBackend)(model, image_text, hardware)
     kinds: dict[str, Callable[[TrainedModel, Path, Hardware], Backend]] = {
         "onnx": OnnxBackend,

@@ -48,7 +48,9 @@ def resolve_source(source: str, *, revision: str | None = None, offline: bool = 
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
-    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+    if folder.is_file():
+        raise ModelError(f"{source}: is a file; give a folder with config.json, or a Hub id like owner/name")
+    if source.startswith((".", "/", "~")) or source.count("/") != 1 or folder.parent.is_dir():
         raise ModelError(f"{source}: no such folder; give a folder with config.json, or a Hub id like owner/name")
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

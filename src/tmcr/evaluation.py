@@ -79,7 +79,7 @@ def evaluate_assessor(
             f"{manifest.description}: no photo is marked {part!r}; there are {', '.join(sorted(set(manifest.splits)))}"
         )
     photos = manifest.part(part)
-    seen = _seen(assessor, photos, allow=allow_leakage or part != "test")
+    seen = seen_in_training(assessor, photos, allow=allow_leakage or part != "test")
     readable: list[int] = []
     rows: list[tuple[float, ...]] = []
     kind_of: list[str] = []
@@ -126,8 +126,12 @@ def evaluate_assessor(
     )
 
 
-def _seen(assessor: Assessor, photos: Manifest, *, allow: bool) -> int:
-    """How many of the photos the model has learnt from, by their ids and, where it knows, their contents."""
+def seen_in_training(assessor: Assessor, photos: Manifest, *, allow: bool) -> int:
+    """How many of the photos the model has learnt from, by their ids and, where it knows, their contents.
+
+    Raises:
+        LeakageError: some, and it is not allowed.
+    """
     learnt, trained_on = assessor.model.learnt, str(assessor.model.training.get("source", ""))
     by_id = check_unseen(photos, [None] * len(photos), learnt, trained_on, allow=allow)  # before any file is read
     if learnt is None:

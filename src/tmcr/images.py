@@ -245,18 +245,17 @@ def read_bytes(
         data = bytes(source)
     elif isinstance(source, str | os.PathLike):
         try:
-            # Not blocking, so that opening a pipe that nobody writes to returns.
-            descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-            with open(descriptor, "rb") as file:
-                status = os.fstat(descriptor)
+            with open(source, "rb", opener=_open_at_once) as file:
+                status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
-                    what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-                    raise ImageError("unreadable", f"this is {what}", name)
+                    raise ImageError("unreadable", "this is no regular file", name)
                 if status.st_size > limits.max_bytes:
                     raise _too_many_bytes(status.st_size, name, limits)
                 data = file.read(limits.max_bytes + 1)
         except FileNotFoundError:
             raise ImageError("missing", "no such file", name) from None
+        except IsADirectoryError:
+            raise ImageError("unreadable", "this is a folder", name) from None
         except (OSError, ValueError) as error:
             raise ImageError("unreadable", f"cannot be read ({_brief(error)})", name) from None
     else:
@@ -269,6 +268,11 @@ def read_bytes(
     if len(data) > limits.max_bytes:
         raise _too_many_bytes(len(data), name, limits)
     return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open for reading, also a pipe that nobody writes to."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _open(data: bytes, suffix: str, name: str, limits: ImageLimits) -> Image.Image:

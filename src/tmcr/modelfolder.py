@@ -30,6 +30,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tmcr.datasets.leakage import Learnt
+from tmcr.destinations import check_model_folder
+from tmcr.disk import half_written
 from tmcr.encoders import ImageEncoder, image_encoder_from_config
 from tmcr.errors import ModelError, first_line
 from tmcr.network import HeadConfig, PredictionHead
@@ -116,8 +118,12 @@ def save_model(
         card: the model card, Markdown.
         image_text_folder: copy this encoder into the model folder, so that the model needs no download.
         storage: "float16" halves the size of all weights; they compute in float32 all the same.
+
+    Raises:
+        ConfigError: something else than a model is at `folder`.
     """
-    part = folder.with_name(folder.name + ".part")
+    check_model_folder(folder)
+    part = half_written(folder)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     dtype = {"float32": torch.float32, "float16": torch.float16}[storage]
@@ -188,6 +194,8 @@ def load_model(folder: Path) -> TrainedModel:
         ModelError: it is no model folder, a file is missing or damaged, or parts do not fit each other.
     """
     config_path = folder / "config.json"
+    if (folder / "model" / "config.json").is_file() and not (folder / "model.safetensors").is_file():
+        raise ModelError(f"{folder}: is a run folder; its model is {folder / 'model'}")
     if not config_path.is_file():
         raise ModelError(f"{folder} is no model folder: it has no config.json; 'tmcr train' makes one")
     for name in ("model.safetensors", "text_features.safetensors", "clusters.safetensors"):

@@ -84,6 +84,8 @@ class Imported:
 
 # --- reading ---
 
+_PICKLES = tuple(bytes([0x80, version]) for version in range(2, 6))  # how such files begin, where they are no archives
+
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Name → tensor of the authors' state dict.
@@ -92,6 +94,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         ModelError: the file is not there, is not such a state dict, or could only be read by running code in it.
     """
     try:
+        with path.open("rb") as file:
+            if file.read(2) not in (b"PK", *_PICKLES):
+                raise ModelError(f"{path}: is no checkpoint; download again the TMCR_AVA.pt that the paper's authors hand out")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; give the TMCR_AVA.pt that the paper's authors hand out") from None

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from tmcr.assessment import Assessment, Cluster, Facet, Reason, Tag
+from tmcr.destinations import check_file
 from tmcr.disk import half_written, settle
-from tmcr.errors import ConfigError, DataError
+from tmcr.errors import DataError
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 MANIFEST = "manifest.json"
@@ -61,23 +63,13 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
-def check_destination(path: Path) -> None:
-    """Find out before the work whether results can be written to `path`.
+def check_destination(path: Path, never: Iterable[str | os.PathLike[str]] = ()) -> None:
+    """Find out before the work whether results can be written to `path`, and over none of `never`.
 
     Raises:
-        ConfigError: the suffix is unknown, or the folder is missing or not writable.
+        ConfigError: they cannot.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"{path}: results are written as {', '.join(SUFFIXES)}; choose one of these suffixes")
-    if path.is_dir():
-        raise ConfigError(f"{path}: is a folder; name a file in it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = half_written(path)
-        part.touch()
-        part.unlink()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written there ({error.strerror}); choose another place") from None
+    check_file(path, SUFFIXES, "results", never=never)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tmcr.cli.options import Device, resumable
+
 
 def ablate(
     context: typer.Context,
@@ -22,8 +24,8 @@ def ablate(
     systems: Annotated[
         list[str] | None, typer.Option("--system", help="Only this system (repeatable), e.g. 'TM+CR FT'.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    device: Device = "auto",
 ) -> None:
     """Compare the full model with its parts and with plain baselines, on the same photos.
 
@@ -35,16 +37,18 @@ def ablate(
     """
     import json
 
+    from tmcr.destinations import check_folder
     from tmcr.experiments.ablation import SYSTEMS
     from tmcr.experiments.ablation import ablate as run_ablation
     from tmcr.report.terminal import StageProgress, make_console, metrics_table
     from tmcr.training.config import parse_setting
     from tmcr.training.config import preset as preset_called
 
+    check_folder(out)
     overrides = dict(parse_setting(text) for text in settings or [])
     config = preset_called(preset).with_overrides({"data": data, "seed": seed, "device": device} | overrides)
     console = make_console()
-    with StageProgress(console) as progress:
+    with StageProgress(console) as progress, resumable(out):
         result = run_ablation(
             config,
             out,

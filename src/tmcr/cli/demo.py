@@ -24,11 +24,14 @@ def demo(
     from tmcr.assessor import load
     from tmcr.cli.score import assess_and_report
     from tmcr.damage import write_demo_photos
+    from tmcr.destinations import check_folder
     from tmcr.errors import ConfigError
     from tmcr.images import find_photos
 
-    out.mkdir(parents=True, exist_ok=True)
-    paths = list(find_photos(photos)) if photos else write_demo_photos(out / "photos")
-    if not paths:
-        raise ConfigError(f"no photo found in {', '.join(photos or [])}; give files, folders or globs")
-    assess_and_report(load(model), paths, out=out / "results.csv", gallery=out / "gallery.html")
+    found = list(find_photos(photos)) if photos else []
+    if photos and not found:
+        raise ConfigError(f"no photo found in {', '.join(photos)}; give files, folders or globs")
+    check_folder(out)
+    paths = found or write_demo_photos(out / "photos")
+    if assess_and_report(load(model), paths, out=out / "results.csv", gallery=out / "gallery.html"):
+        raise typer.Exit(2)

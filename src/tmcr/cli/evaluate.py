@@ -34,13 +34,16 @@ def evaluate(
     """
     from tmcr.assessor import load
     from tmcr.datasets import load_manifest
+    from tmcr.destinations import check_file
     from tmcr.errors import ConfigError
     from tmcr.evaluation import evaluate_assessor
     from tmcr.report.evaluation import draw_evaluation, print_evaluation
     from tmcr.report.terminal import make_console, progress
 
-    if figure is not None and figure.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ConfigError(f"{figure}: a figure is drawn as .png, .svg or .pdf; choose one of these suffixes")
+    if figure is not None:
+        check_file(figure, (".png", ".svg", ".pdf"), "a figure")
+    if out is not None:
+        check_file(out, (".json",), "a report")
     manifest = load_manifest(data)
     assessor = load(model, device=device, offline=offline)
     with progress("scoring", manifest.splits.count(part)) as bar:

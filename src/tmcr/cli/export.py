@@ -36,12 +36,12 @@ def export(
         tmcr score photos/ --backend onnx --exported starter.onnx
     """
     from tmcr.assessor import load
+    from tmcr.destinations import check_file
     from tmcr.errors import ConfigError
     from tmcr.export import export_onnx
     from tmcr.report.terminal import make_console
 
-    if out.suffix != ".onnx":
-        raise ConfigError(f"{out}: an exported model is a .onnx file; choose that suffix")
+    check_file(out, (".onnx",), "an exported model")
     if int8 and data is None:
         raise ConfigError("--int8 needs --data: 8-bit models are written only where their loss of accuracy is measured")
     console = make_console()

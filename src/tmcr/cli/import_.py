@@ -44,6 +44,7 @@ def import_(
 
         tmcr import TMCR_AVA.pt --semantic-tags s.txt --attribute-tags a.txt --reference ~/Pictures --out models/mine
     """
+    from tmcr.destinations import check_model_folder
     from tmcr.encoders import load_image_text_encoder, resolve_source
     from tmcr.errors import ConfigError
     from tmcr.hardware import pick_hardware
@@ -51,8 +52,10 @@ def import_(
     from tmcr.official_checkpoint import MISFIT_LIMIT, import_checkpoint, official_card
     from tmcr.report.terminal import make_console
 
-    if out.exists() and not (out / "config.json").is_file():
-        raise ConfigError(f"{out} is there already and is no model folder; choose another place")
+    check_model_folder(out)
+    for given in (checkpoint, semantic_tags, attribute_tags):  # before gigabytes are fetched for nothing
+        if not given.is_file():
+            raise ConfigError(f"{given}: no such file")
     photos = _reference_photos(reference or [])
     encoder = load_image_text_encoder(image_text, offline=offline)
     imported = import_checkpoint(

@@ -21,13 +21,16 @@ def judge(
     sheets: Annotated[
         Path | None, typer.Option(help="Folder for contact sheets. They show the photos: mind their terms.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of the random encoder.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap and of the random encoder.")] = 0,
     device: Device = "auto",
     offline: Offline = False,
+    allow_leakage: Annotated[
+        bool, typer.Option("--allow-leakage", help="Examine on photos that the model has learnt from, and say so.")
+    ] = False,
 ) -> None:
     """Examine a model: accuracy, order under damage, spread, tags, cost, all with 95 % intervals.
 
-    Photos and themes of the part must be new to the model, or the result means nothing.
+    A model that has learnt from photos of the part is refused: the result would mean nothing.
 
     Example:
 
@@ -37,10 +40,14 @@ def judge(
 
     from tmcr.assessor import load
     from tmcr.datasets import load_manifest
+    from tmcr.destinations import check_folder
     from tmcr.experiments.judge import judge as examine
     from tmcr.experiments.sheets import write_sheets
     from tmcr.report.terminal import make_console
 
+    check_folder(out)
+    if sheets is not None:
+        check_folder(sheets)
     manifest = load_manifest(data)
     assessor = load(model, device=device, offline=offline)
     console = make_console()
@@ -50,9 +57,9 @@ def judge(
         part=part,
         captions=captions,
         seed=seed,
+        allow_leakage=allow_leakage,
         say=lambda stage: console.print(stage, highlight=False),
     )
-    out.mkdir(parents=True, exist_ok=True)
     (out / "judge.json").write_text(json.dumps(verdicts.to_dict(), indent=2), encoding="utf-8")
     (out / "judge.md").write_text(verdicts.to_markdown(), encoding="utf-8")
     if sheets is not None:

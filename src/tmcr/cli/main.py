@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -69,7 +70,16 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Predicts how people would rate a photo, says why, and compares it with others of its kind."""
+    """Predicts how people would rate a photo, says why, and compares it with others of its kind.
+
+    Examples:
+
+        tmcr score holiday/ --gallery holiday.html
+
+        tmcr explain photo.jpg
+
+        tmcr train --data csv:ratings.csv --out runs/mine
+    """
 
 
 def run() -> None:
@@ -79,7 +89,10 @@ def run() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     warnings.filterwarnings("ignore", module=r"PIL\b")  # odd metadata; what costs a photo is said in its row
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # while a full disk can still be told
     except TmcrError as error:
         print(f"tmcr: {printable(str(error))}", file=sys.stderr)
         if any(thread.name == STAGE_THREAD for thread in threading.enumerate()):
@@ -88,7 +101,22 @@ def run() -> None:
             sys.stderr.flush()
             os._exit(error.exit_code)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        _drop_output()
+        sys.exit(1)
+    except OSError as error:
+        _drop_output()
+        what = f"{error.filename}: " if error.filename else ""
+        why = f"{what}{error.strerror or error}; see that the place is there, not full, and yours to write to"
+        print(f"tmcr: {printable(why)}", file=sys.stderr)
+        sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            print("tmcr: stopped; what was finished is kept", file=sys.stderr)
+            print("tmcr: stopped", file=sys.stderr)
         raise
+
+
+def _drop_output() -> None:
+    """Keep the end of the process from failing on what could not be printed."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tmcr.errors import Stopped
 
 Model = Annotated[str, typer.Option("--model", "-m", help="'starter' (ships with tmcr), a model folder, or a Hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
@@ -19,6 +23,15 @@ Exported = Annotated[
 ]
 OwnTags = Annotated[
     Path | None,
-    typer.Option("--tags", help="Tags of your own, one a line, to show beside the model's; the score is the same."),
+    typer.Option("--tags", help="Your own tags, one a line, to compare photos with too; the score is the same."),
 ]
 Gallery = Annotated[Path | None, typer.Option(help="Write an HTML gallery to this file.")]
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Have Ctrl-C say where finished stages are kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(f"stopped; what was finished is kept in {folder}, and the same command goes on") from None

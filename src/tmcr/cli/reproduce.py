@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tmcr.cli.options import Device, resumable
+
 
 def reproduce(
     context: typer.Context,
@@ -42,7 +44,7 @@ def reproduce(
     ] = None,
     cluster: Annotated[int | None, typer.Option(help="Kind of photos in figure 7 (default: the most varied).")] = None,
     thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Show the three photos of figure 7.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Run the experiment behind a table or figure; the paper's own numbers stand in a block of their own.
 
@@ -56,6 +58,7 @@ def reproduce(
     """
     import sys
 
+    from tmcr.destinations import check_folder
     from tmcr.experiments.bench import Bench
     from tmcr.experiments.outcome import RegionRule, balanced_list, region_edges
     from tmcr.experiments.plan import Plan, number_range
@@ -66,6 +69,7 @@ def reproduce(
     from tmcr.training.config import parse_setting
     from tmcr.training.config import preset as preset_called
 
+    check_folder(out)
     overrides = dict(parse_setting(text) for text in settings or [])
     config = preset_called(preset).with_overrides({"data": data, "device": device} | overrides)
     plan = Plan(number_range(seeds, "seeds"), folds, number_range(repeats, "repeats"))
@@ -85,7 +89,7 @@ def reproduce(
     )
     check_wishes(what, wishes, device)
     console = make_console()
-    with StageProgress(console) as progress:
+    with StageProgress(console) as progress, resumable(out):
         bench = Bench(config, out, image_text=context.obj, progress=progress)  # a recipe may bring an encoder
         for result in run_experiments(what, bench, plan, wishes):
             files = write_reproduction(result, out, thumbnails=thumbnails)

@@ -91,6 +91,7 @@ def score(
     from functools import partial
 
     from tmcr.assessor import load
+    from tmcr.destinations import check_file
     from tmcr.scoring.run import Plan, check_out
     from tmcr.tags.library import read_tags
 
@@ -99,7 +100,9 @@ def score(
     if engine == "local" and (ray_workers is not None or gpus_per_worker is not None):
         raise ConfigError("--ray-workers and --gpus-per-worker say how to use a cluster: add --engine ray")
     if out is not None:
-        check_out(out)
+        check_out(out, photos)
+    if gallery is not None:
+        check_file(gallery, (".html", ".htm"), "a gallery")
     own_tags = read_tags(tags) if tags is not None else ()
     plan = Plan(
         photos,
@@ -135,11 +138,11 @@ def score(
         raise typer.Exit(2)
 
 
-def assess_and_report(assessor: Assessor, paths: list[Path], *, out: Path, gallery: Path) -> None:
-    """Score `paths` from the beginning, write results and gallery, print the ranking."""
+def assess_and_report(assessor: Assessor, paths: list[Path], *, out: Path, gallery: Path) -> bool:
+    """Score `paths` from the beginning, write results and gallery, print the ranking; returns as `run_and_report`."""
     from tmcr.scoring.run import Plan
 
-    run_and_report(assessor, Plan([str(path) for path in paths], out, restart=True), gallery=gallery)
+    return run_and_report(assessor, Plan([str(path) for path in paths], out, restart=True), gallery=gallery)
 
 
 def run_and_report(assessor: Assessor, plan: Plan, *, gallery: Path | None, top: int = 40) -> bool:

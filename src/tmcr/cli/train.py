@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from tmcr.cli.options import Device, resumable
+
 
 def train(
     data: Annotated[str, typer.Option(help="Data SPEC, e.g. oasis@FOLDER or csv:ratings.csv.")],
@@ -16,8 +18,8 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: --set rank.epochs=10 (repeatable).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    device: Device = "auto",
     tags: Annotated[Path | None, typer.Option(help="Folder with semantic.txt and attribute.txt.")] = None,
     features: Annotated[
         Path | None,
@@ -37,6 +39,7 @@ def train(
 
         torchrun --nproc-per-node 2 -m tmcr train --data csv:ratings.csv --preset paper --out runs/two-gpus
     """
+    from tmcr.destinations import check_run_folder
     from tmcr.report.figures import training_curves
     from tmcr.report.terminal import StageProgress, make_console, metrics_table
     from tmcr.training.config import parse_setting
@@ -45,6 +48,7 @@ def train(
     from tmcr.training.pipeline import train as run_training
     from tmcr.training.processes import joined
 
+    check_run_folder(out)
     overrides = dict(parse_setting(text) for text in settings or [])
     told = {"data": data, "seed": seed, "device": device, "tags": tags, "features": features}
     config = preset_called(preset).with_overrides(told | {"allow_leakage": allow_leakage} | overrides)
@@ -54,7 +58,8 @@ def train(
         if processes.first:
             many = f", {processes.count} processes" if processes.count > 1 else ""
             console.print(f"{run.everything.description} on {run.hardware}{many}", highlight=False)
-        model, report = run_training(run)
+        with resumable(out):
+            model, report = run_training(run)
     if not processes.first:
         return
     if (out / "metrics.jsonl").exists():

@@ -28,6 +28,7 @@ from tmcr.damage import ALTERATIONS, KINDS, MILD, STRONG
 from tmcr.datasets.manifest import Manifest
 from tmcr.encoders import ImageEncoder, image_encoder_from_config
 from tmcr.errors import DataError
+from tmcr.evaluation import seen_in_training
 from tmcr.experiments.baselines import choose_strength, constant, ridge
 from tmcr.experiments.captions import read_captions, with_synonyms, words_of
 from tmcr.experiments.handcrafted import SIDE, handcrafted_features
@@ -70,23 +71,29 @@ def judge(
     part: str = "test",
     captions: Path | None = None,
     seed: int = 0,
+    allow_leakage: bool = False,
     say: Callable[[str], None] = lambda stage: None,
 ) -> Verdicts:
     """Examine a model on one part of rated photos, and on captioned photos where there are any.
 
     Args:
         captions: a CSV with the columns `file` (relative to it) and `captions` (joined by " | ").
+        allow_leakage: examine on photos that the model has learnt from all the same; the description says so.
         say: told what is done next.
 
     Raises:
-        DataError: the part is empty, or a photo of it cannot be read.
+        DataError: the part is empty, a photo of it cannot be read, or the captions cannot.
+        LeakageError: the model has learnt from photos of the part.
     """
     if part not in manifest.splits:
         raise DataError(
-            f"{manifest.description}: no photo is marked {part!r}; there are {sorted(set(manifest.splits))}"
+            f"{manifest.description}: no photo is marked {part!r}; there are {', '.join(sorted(set(manifest.splits)))}"
         )
+    captioned = read_captions(captions) if captions is not None else None
+    seen = seen_in_training(assessor, manifest.part(part), allow=allow_leakage)
+    leaked = f", {seen} OF WHICH THE MODEL HAS LEARNT FROM: these numbers mean nothing" if seen else ""
     verdicts = Verdicts(
-        f"{manifest.description}, the {manifest.splits.count(part)} {part} photos; model {assessor.name} "
+        f"{manifest.description}, the {manifest.splits.count(part)} {part} photos{leaked}; model {assessor.name} "
         f"({assessor.model.hash[:12]}); seed {seed}; {assessor.hardware}; {platform.processor() or platform.machine()}"
     )
     say("accuracy")
@@ -112,9 +119,9 @@ def judge(
         verdicts.sameness[name] = bootstrap(lambda a: float(a.mean()), moved, groups=groups, seed=seed)
     say("attribute tags")
     verdicts.families = _families(assessor, photos, groups, seed)
-    if captions is not None:
+    if captioned is not None:
         say("captions")
-        _captions(verdicts, assessor, captions, seed)
+        _captions(verdicts, assessor, captioned, seed)
     verdicts.cost = _cost(assessor, len(originals) / seconds)
     return verdicts
 
@@ -246,8 +253,7 @@ def _embeddings(assessor: Assessor, photos: Sequence[Image.Image]) -> torch.Tens
 # ---- captions -----------------------------------------------------------------------------------------------
 
 
-def _captions(verdicts: Verdicts, assessor: Assessor, path: Path, seed: int) -> None:
-    rows = read_captions(path)
+def _captions(verdicts: Verdicts, assessor: Assessor, rows: list[tuple[Path, list[str]]], seed: int) -> None:
     told = [with_synonyms(words_of(" ".join(captions))) for _, captions in rows]
     named = [
         [tag.name for tag in verdict.semantic_tags[:SHOWN]]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tmcr.destinations import same_place
 from tmcr.errors import ConfigError
 from tmcr.images import IMAGE_SUFFIXES, ImageLimits, find_photos
 from tmcr.scoring.numbering import SPAN, entries
@@ -43,16 +44,17 @@ class Survey:
         return f"{self.entries:,} entries" if self.photos is None else f"{self.photos:,} photos"
 
 
-def list_sources(sources: Sequence[str], into: Path | None) -> Survey:
+def list_sources(sources: Sequence[str], into: Path | None, *, never: Path | None = None) -> Survey:
     """Find the photos and shards that `sources` name, and write the list of them.
 
     Args:
         sources: files, folders, globs, shards, URLs, `@FILE` with one name a line, or `-` for names on
             standard input.
         into: file for the list; None only counts and hashes.
+        never: where results go; a source of that name would be lost.
 
     Raises:
-        ConfigError: a list file cannot be read, or a URL's plug-in is missing.
+        ConfigError: a list file cannot be read, a URL's plug-in is missing, or a source is `never`.
         OSError: `into` cannot be written.
     """
     digest = hashlib.blake2b(digest_size=16)
@@ -62,6 +64,8 @@ def list_sources(sources: Sequence[str], into: Path | None) -> Survey:
     try:
         for name in _names(sources):
             entry: list[Any] = [name]
+            if never is not None and same_place(never, name):
+                raise ConfigError(f"{never}: results would be written over this photo or shard; choose another --out")
             if is_shard(name):
                 size, changed = _stamp(name)
                 count = photo_count(name)

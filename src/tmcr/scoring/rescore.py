@@ -23,7 +23,7 @@ from torch import Tensor
 from tmcr.assessor import TOP_TAGS, contradicted
 from tmcr.backends import encoding_of
 from tmcr.disk import write_whole
-from tmcr.errors import DataError
+from tmcr.errors import ConfigError, DataError
 from tmcr.modelfolder import TrainedModel
 from tmcr.network import DimensionTransform, Standardize, expected_score, score_std
 from tmcr.results import MANIFEST, check_destination, join_parts, results_schema
@@ -61,6 +61,8 @@ def rescore(
         DataError: there are no features, they are damaged, or the disk is full.
         ModelError: the features were made by other encoders or preprocessing.
     """
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{out}: lies in the features' own folder; choose another place")
     check_destination(out)
     manifest = FeatureManifest.load(folder)
     manifest.require(encoding_of(model), folder)

@@ -64,14 +64,14 @@ class Plan:
     part_seconds: float = PART_SECONDS
 
 
-def check_out(out: Path) -> None:
-    """Find out before the work whether results can be written to a file or folder of this name.
+def check_out(out: Path, sources: Sequence[str] = ()) -> None:
+    """Find out before the work whether results can be written to a file or folder of this name, and not over sources.
 
     Raises:
         ConfigError: they cannot.
     """
     if not _is_folder(out):
-        check_destination(out)
+        check_destination(out, never=sources)
 
 
 def choose_batch_size(assessor: Assessor) -> int:
@@ -217,7 +217,7 @@ class Run:
 
     def _begin_or_take_up(self) -> None:
         plan, folder = self._plan, self._folder
-        survey = list_sources(plan.sources, folder.listing)
+        survey = list_sources(plan.sources, folder.listing, never=plan.out)
         self.total = survey.photos
         if survey.entries == 0:
             raise ConfigError(
@@ -340,11 +340,11 @@ def _is_folder(out: Path) -> bool:
         if out.suffix.lower() in SUFFIXES:
             raise ConfigError(f"{out}: is a folder; name a file in it, or a folder without such a suffix")
         return True
-    if out.suffix and out.suffix.lower() not in SUFFIXES:
+    if out.suffix and out.suffix.lower() not in SUFFIXES and not out.suffix[1:].isdigit():  # a date or a version
         raise ConfigError(
             f"{out}: results are written as {', '.join(SUFFIXES)} or, without a suffix, to a folder; choose one"
         )
-    return not out.suffix
+    return not out.suffix or out.suffix[1:].isdigit()
 
 
 @contextlib.contextmanager

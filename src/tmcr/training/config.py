@@ -7,7 +7,7 @@ Three presets: `paper` follows the paper, `official` the reference implementatio
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -45,7 +45,7 @@ class MatchConfig(_Section):
 class ClusterConfig(_Section):
     """Semantic clustering (eq. 8)."""
 
-    k: int | Literal["auto"] = 15
+    k: Annotated[int, Field(ge=1)] | Literal["auto"] = 15
 
 
 class RankConfig(_Section):
@@ -113,7 +113,7 @@ class TrainConfig(_Section):
     preset: str = "paper"
     data: str = ""
     tags: Path | None = None  # folder with semantic.txt and attribute.txt; None: the shipped libraries
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     validation: float = Field(0.15, gt=0, lt=0.5)  # share of the training groups held out for early stopping
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -76,7 +76,8 @@ def fit(
         fixed_epochs: train for that many epochs and keep what the last one left, without looking at validation.
 
     Returns:
-        epoch, validation EMD and SRCC of the best epoch; nothing after `fixed_epochs`.
+        How many epochs led to the best one (0: none was better than the start), and its validation EMD and SRCC;
+        nothing after `fixed_epochs`.
     """
     processes = data.photos.processes
     head.to(hardware.device)
@@ -139,7 +140,7 @@ def fit(
     for name, part in parts.items():
         part.load_state_dict(best["state"][name])
         part.eval()
-    return {"epoch": best["epoch"], "val_emd": best["emd"], "val_srcc": best["srcc"]}
+    return {"epochs": best["epoch"] + 1, "val_emd": best["emd"], "val_srcc": best["srcc"]}
 
 
 def _learn_pairs_alone(

@@ -128,7 +128,7 @@ class _Fit:
 
 def _count(summary: Summary) -> int | None:
     """How many epochs led to the best one."""
-    return int(summary["epoch"]) + 1 if summary else None
+    return int(summary["epochs"]) if summary else None
 
 
 def prepare_head(head: PredictionHead, data: FitData) -> None:

@@ -414,6 +414,8 @@ class Run:
     def _run_stage(self, stage: Stage, work: Any, *, together: bool = False) -> None:
         did = stage.run(work, processes=self.processes, together=together)
         facts = ", ".join(f"{key} {_brief(value)}" for key, value in stage.summary.items())
+        if stage.summary.get("epochs") == 0:
+            facts += "; no epoch was better on validation than the start: more photos, or a lower fit.learning_rate"
         self.progress.finish(f"{stage.name}: {facts}" + ("" if did else " (unchanged, skipped)"))
 
     def _kept_embeddings(self, encoder: ImageTextEncoder) -> KeptEmbeddings | None:
