@@ -88,6 +88,18 @@ def test_what_is_under_way_never_weighs_much_more_than_the_budget(in_turn: Calla
     assert heaviest <= 45 + 2 * 10
 
 
+@MAPS
+def test_results_that_nobody_takes_count_too(in_turn: Callable) -> None:
+    begun: list[int] = []
+    results = in_turn(
+        lambda n: begun.append(n) or n, range(60), workers=2, ahead=40, result_cost=lambda n: 10, budget=45
+    )
+    assert next(results) in range(3)
+    time.sleep(0.2)
+    assert len(begun) <= 1 + 5 + 2  # taken; as heavy as the budget; under way
+    assert sorted([*results]) == sorted(set(range(60)) - {begun[0]} if in_turn is ordered_map else begun[1:])
+
+
 def test_an_item_heavier_than_the_budget_passes_all_the_same() -> None:
     results = ordered_map(lambda n: n, [5, 500, 5], workers=2, ahead=4, cost=lambda n: n, budget=10)
     assert list(results) == [5, 500, 5]

@@ -96,7 +96,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             if file.read(2) not in (b"PK", *_PICKLES):
-                raise ModelError(f"{path}: is no checkpoint; download again the TMCR_AVA.pt that the paper's authors hand out")
+                raise ModelError(f"{path}: is no checkpoint; download TMCR_AVA.pt, which the paper's authors hand out")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; give the TMCR_AVA.pt that the paper's authors hand out") from None

@@ -32,6 +32,7 @@ def ordered_map(
     workers: int,
     ahead: int,
     cost: Callable[[In], int] | None = None,
+    result_cost: Callable[[Out], int] | None = None,
     budget: int = 0,
 ) -> Generator[Out, None, None]:
     """Yield function(item) for every item, in order, computed by `workers` threads at most `ahead` items early.
@@ -42,13 +43,14 @@ def ordered_map(
 
     Args:
         cost: what an item weighs (bytes) until it is computed.
-        budget: no further item is begun while those that are not computed weigh this much together.
+        result_cost: what a result weighs until it is taken.
+        budget: no further item is begun while all of these weigh this much together.
     """
     if workers <= 0:
         yield from map(function, items)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="tmcr-photo") as pool:
-        intake = _Intake(pool, function, items, cost, budget)
+        intake = _Intake(pool, workers, function, items, cost, result_cost, budget)
         pending: deque[Future[Out]] = deque()
         try:
             while True:
@@ -56,7 +58,7 @@ def ordered_map(
                     pending.append(future)
                 if not pending:
                     return
-                yield pending.popleft().result()
+                yield intake.taken(pending.popleft().result())
         finally:
             for future in pending:
                 future.cancel()
@@ -69,6 +71,7 @@ def unordered_map(
     workers: int,
     ahead: int,
     cost: Callable[[In], int] | None = None,
+    result_cost: Callable[[Out], int] | None = None,
     budget: int = 0,
 ) -> Generator[Out, None, None]:
     """As `ordered_map`, but each result comes as soon as it is there: a slow item holds up no other."""
@@ -77,7 +80,7 @@ def unordered_map(
         return
     finished: queue.SimpleQueue[Future[Out]] = queue.SimpleQueue()
     with ThreadPoolExecutor(workers, thread_name_prefix="tmcr-photo") as pool:
-        intake = _Intake(pool, function, items, cost, budget)
+        intake = _Intake(pool, workers, function, items, cost, result_cost, budget)
         pending: set[Future[Out]] = set()
         try:
             while True:
@@ -88,50 +91,66 @@ def unordered_map(
                     return
                 done = finished.get()
                 pending.discard(done)
-                yield done.result()
+                yield intake.taken(done.result())
         finally:
             for future in pending:
                 future.cancel()
 
 
 class _Intake(Generic[In, Out]):
-    """Begins the next item, unless what is under way is too heavy."""
+    """Begins the next item, unless what is under way, or waits to be taken, is too heavy."""
 
     def __init__(
         self,
         pool: ThreadPoolExecutor,
+        workers: int,
         function: Callable[[In], Out],
         items: Iterable[In],
         cost: Callable[[In], int] | None,
+        result_cost: Callable[[Out], int] | None,
         budget: int,
     ) -> None:
         self._pool = pool
+        self._workers = workers
         self._function = function
         self._source = iter(items)
         self._cost = cost
+        self._result_cost = result_cost
         self._budget = budget
         self._weight = 0
+        self._at_work = 0
         self._lock = threading.Lock()
 
     def begin(self, *, idle: bool) -> Future[Out] | None:
         """The future of the next item; None when there is no more, or no room for it unless `idle`."""
-        if not idle and self._cost is not None and self._weight >= self._budget:
+        full = self._budget and self._weight >= self._budget
+        # What weighs only once it is computed must not be asked for long before.
+        if not idle and (full or (self._result_cost is not None and self._at_work >= self._workers)):
             return None
         for item in self._source:
+            weight = self._cost(item) if self._cost is not None else 0
+            self._add(weight, 1)
             future = self._pool.submit(self._function, item)
-            if self._cost is not None:
-                weight = self._cost(item)
-                self._add(weight)
-                future.add_done_callback(partial(self._lighten, weight))
+            future.add_done_callback(partial(self._computed, weight))
             return future
         return None
 
-    def _lighten(self, weight: int, _: Future[Out]) -> None:
-        self._add(-weight)
+    def taken(self, result: Out) -> Out:
+        """The result, which is somebody else's burden from now on."""
+        self._add(-self._weight_of(result), 0)
+        return result
 
-    def _add(self, weight: int) -> None:
+    def _computed(self, weight: int, future: Future[Out]) -> None:
+        failed = future.cancelled() or future.exception() is not None
+        self._add((0 if failed else self._weight_of(future.result())) - weight, -1)
+
+    def _weight_of(self, result: Out) -> int:
+        return self._result_cost(result) if self._result_cost is not None else 0
+
+    def _add(self, weight: int, at_work: int) -> None:
         with self._lock:
             self._weight += weight
+            self._at_work += at_work
 
 
 @dataclass(frozen=True)

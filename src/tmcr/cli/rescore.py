@@ -21,7 +21,7 @@ def rescore(
 
     Examples:
 
-        tmcr score photos/ --features features --out first.parquet
+        tmcr score photos/ --model runs/one/model --features features --out first.parquet
 
         tmcr rescore features --model runs/other/model --out second.parquet
     """

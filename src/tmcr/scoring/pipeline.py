@@ -138,16 +138,26 @@ def score_photos(
     def prepared() -> Iterator[_Batch]:
         readers = _READERS * workers
         with (
-            closing(overlapped(wanted(), ahead=max(1, readers), stop=stop)) as listed,
-            closing(in_turn(read, listed, workers=readers, ahead=2 * readers)) as read_items,
+            closing(overlapped(wanted(), ahead=max(1, workers), stop=stop)) as listed,
+            closing(
+                in_turn(
+                    read,
+                    listed,
+                    workers=readers,
+                    ahead=2 * readers,
+                    cost=lambda photo: len(photo.data) if photo.data is not None else 0,
+                    result_cost=_bytes,
+                    budget=_BYTES_AHEAD // 2,
+                )
+            ) as read_items,
         ):
             decoded = in_turn(
                 decode,
                 map(find_repeat, read_items),
                 workers=workers,
                 ahead=2 * batch_size,
-                cost=lambda item: len(item.data.data) if item.data is not None else 0,
-                budget=_BYTES_AHEAD,
+                cost=_bytes,
+                budget=_BYTES_AHEAD // 2,
             )
             with closing(decoded):
                 yield from _batches(decoded, batch_size, stop)
@@ -164,6 +174,10 @@ def score_photos(
                 yield _rows(assessor, batch, features)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # what is not encoded by now, nobody wants
+
+
+def _bytes(item: _Item) -> int:
+    return len(item.data.data) if item.data is not None else 0
 
 
 def _prepared(prepare: Callable[[PhotoBytes], Prepared], data: PhotoBytes) -> Prepared:
