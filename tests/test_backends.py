@@ -27,6 +27,7 @@ from tmcr.export import LEVEL_PIXELS, TAG_PIXELS, export_onnx
 from tmcr.hardware import Hardware
 from tmcr.network import HeadConfig, PredictionHead
 from tmcr.quantization import _LAYERS, _kept_exact, export_int8, quantize_onnx
+from tmcr.scoring.pipeline import _Encoder
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -90,7 +91,7 @@ def test_golden_scores(
     golden = json.loads(GOLDEN.read_text())
     assert reference.model.hash == golden["model"], "another starter: record its scores (tests/test_starter.py)"
     hardware = Hardware(torch.device("cpu"), bf16=arithmetic == "bf16", photo_workers=0)
-    file = small if arithmetic == "int8" else exported
+    file = None if name in ("torch", "compile") else small if arithmetic == "int8" else exported
     backend = open_backend(name, reference.model, reference.image_text, hardware, file)
     assert backend.arithmetic.split()[0] == arithmetic
     assessor = Assessor(reference.model, reference.image_text, hardware, backend=backend)
@@ -132,6 +133,26 @@ def test_a_compiled_backend_fills_smaller_batches_up(reference: Assessor, monkey
     monkeypatch.setattr(torch, "compile", fails)
     with pytest.raises(ModelError, match=r"cannot be compiled here \(no compiler\); use the torch backend"):
         reference.with_backend("compile").assess(photos[0])
+
+
+def test_a_compiled_backend_that_runs_out_of_memory_goes_on_with_fewer_photos(
+    reference: Assessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(module: torch.nn.Module, **options: object) -> Callable[[torch.Tensor], torch.Tensor]:
+        def call(pixels: torch.Tensor) -> torch.Tensor:
+            if len(pixels) > 1:
+                raise torch.OutOfMemoryError
+            return module(pixels)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fake)
+    compiled = reference.with_backend("compile")
+    photos = [reference.prepare(scene(200, 160, seed=number)) for number in range(6)]
+    notes: list[str] = []
+    found, _ = _Encoder(compiled, notes.append)(photos)
+    torch.testing.assert_close(found, reference.features(photos)[0], atol=1e-5, rtol=0)
+    assert notes[-1].endswith("going on with 1 photos at a time")
 
 
 def test_transformers_attend_by_the_fused_kernel(tmp_path: Path) -> None:

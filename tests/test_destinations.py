@@ -17,6 +17,7 @@ from tmcr.cli.main import run as command_line
 from tmcr.destinations import check_file, check_folder, check_model_folder, check_run_folder
 from tmcr.errors import ConfigError
 from tmcr.modelfolder import STARTER
+from tmcr.scoring.run import check_out
 
 
 @pytest.fixture
@@ -116,6 +117,13 @@ def test_a_full_disk_behind_the_output_is_told(
         command_line()
     assert end.value.code == 2
     assert "No space left on device" in capsys.readouterr().err
+
+
+def test_a_date_or_version_at_the_end_of_a_folder_s_name_is_no_suffix(tmp_path: Path) -> None:
+    check_out(tmp_path / "many-5.5")
+    check_out(tmp_path / "2026.11")
+    with pytest.raises(ConfigError, match="results are written as"):
+        check_out(tmp_path / "many.xlsx")
 
 
 def test_what_is_one_s_own_may_be_written_again(here: Path) -> None:

@@ -9,7 +9,12 @@ import typer
 
 
 def doctor() -> None:
-    """Check the installation: versions, devices, image formats, the bundled model."""
+    """Check the installation: versions, devices, image formats, the bundled model.
+
+    Example:
+
+        tmcr doctor
+    """
     from importlib.metadata import version
 
     from PIL import features
