@@ -76,6 +76,50 @@ def test_files_from_spreadsheets_are_read(table: Table) -> None:
     np.testing.assert_allclose(numbered.scores, [1, 10])
 
 
+@pytest.mark.parametrize(
+    ("separator", "header"), [(";", '"mean, of all";file'), ("\t", "mean;a\tfile"), (",", '"a;b",file')]
+)
+def test_the_separator_is_that_of_the_header(separator: str, header: str, table: Table) -> None:
+    name = header.partition(separator)[0].strip('"')
+    spec = table(f"\n{header}\n5{separator}a.jpg\n6{separator}b.jpg\n", query=f"?mean={name.replace(';', '%3B')}")
+    assert load_manifest(spec).ids == ("a.jpg", "b.jpg")
+
+
+def test_decimal_commas_are_understood_in_means_and_not_in_votes(table: Table) -> None:
+    manifest = load_manifest(table("file;mean;sd\na.jpg;5,5;0,5\nb.jpg;7;1\n", query="?std=sd&scale=1-10"))
+    np.testing.assert_allclose(manifest.scores, [5.5, 7], atol=1e-6)
+    with pytest.raises(DataError, match=r"row 3, column mean: '1\.234,5' has a point, other rows a decimal comma"):
+        load_manifest(table("file;mean\na.jpg;5,3\nb.jpg;1.234,5\n"))
+    with pytest.raises(DataError, match="row 2, column v1: '1,234' is no number"):
+        load_manifest(table("file;v1;v2;v3\na.jpg;1,234;2;3\n"))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "query"),
+    [("utf-16", ""), ("utf-8-sig", ""), ("cp1252", "?encoding=cp1252"), ("utf-16-be", "?encoding=utf-16-be")],
+)
+def test_a_table_is_read_in_its_encoding(encoding: str, query: str, table: Table) -> None:
+    assert load_manifest(table("file;größe;mean\nä.jpg;1;5,3\n".encode(encoding), query=query)).ids == ("ä.jpg",)
+
+
+@pytest.mark.parametrize(
+    ("data", "query", "says"),
+    [
+        ("file,mean\na.jpg,5\nä.jpg,6\n".encode("cp1252"), "", r"row 3: is not in UTF-8; .*\?encoding=cp1252"),
+        ("größe,file,mean\n1,a.jpg,5\n".encode("cp1252"), "", "row 1: is not in UTF-8"),
+        (b"file,mean\n\x81.jpg,5\n", "?encoding=cp1252", "row 2: is not in CP1252"),
+        ("file,mean\na.jpg,5\n".encode("utf-16-le"), "", "is no text .*export it as CSV in UTF-8"),
+        (b"file,mean\na.jpg,5\n", "?encoding=klingon", "there is no encoding 'klingon'"),
+        (b"file,mean\na.jpg,5\n", "?encoding=hex", "there is no encoding 'hex'"),
+        (b"file|mean\na.jpg|5\n", "", r"is one column, 'file\|mean'; say what separates columns"),
+    ],
+)
+def test_a_table_in_another_form_says_what_to_do(data: bytes, query: str, says: str, table: Table) -> None:
+    with pytest.raises(DataError, match=rf"ratings\.csv.*{says}") as caught:
+        load_manifest(table(data, query=query))
+    assert "\n" not in str(caught.value)
+
+
 def test_parquet_is_read_and_a_manifest_survives_it(table: Table, tmp_path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
@@ -208,6 +252,16 @@ def test_validation_is_carved_from_training_photos_only() -> None:
     assert carved.splits[40:] == ("test",) * 20
     assert 4 <= carved.splits.count("val") <= 8
     assert carve_validation(carved, 0.4, seed=1).splits == carved.splits  # one is there already
+
+
+@pytest.mark.parametrize(
+    "rows", ["a.jpg,3,x\n", "a.jpg,3,x\nb.jpg,4,y\nc.jpg,5,z\n", "a.jpg,3,x\nb.jpg,4,x\nc.jpg,5,x\n"]
+)
+def test_too_few_photos_to_split_are_refused_with_how_many_it_takes(rows: str, table: Table) -> None:
+    manifest = load_manifest(table(f"file,mean,theme\n{rows}"))
+    with pytest.raises(DataError, match=r"too few photos to split, . would be left .* at least 4 in 3 groups"):
+        carve_validation(manifest, 0.15, seed=0)
+    assert carve_validation(load_manifest(table("file,mean\nd.jpg,3\ne.jpg,5\nf.jpg,5\ng.jpg,3\n")), 0.15, seed=0)
 
 
 def test_a_test_photo_that_was_trained_on_is_found_by_its_content() -> None:

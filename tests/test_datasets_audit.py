@@ -130,10 +130,16 @@ def test_labels_that_no_reader_would_let_through_are_found_too(rated: str) -> No
     }
 
 
-def test_a_set_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
-    result = check(f"ava:tanet@{tmp_path}", f"csv:{tmp_path / 'none.csv'}")
-    assert not result.ok
-    assert ["tanet_test.csv" in finding.message for finding in findings(result, "labels")] == [True, False]
+def test_groups_of_the_test_part_are_looked_for_in_each_other_part(rated: str) -> None:
+    sound = load_manifest(rated)
+    for splits, says in (
+        (("train", "val", "test"), "training or validation: 2 of 2"),
+        (("val", "val", "test"), "validation: 2 of 2"),
+        (("train", "train", "test"), "training: 2 of 2"),
+    ):
+        torn = replace(sound, groups=tuple("xy" * 15), splits=splits * 10)
+        message = findings(audit({"mine": torn}, photos=False), "parts")[-1].message
+        assert message == f"groups of the test part that are also in {says}"
 
 
 # --- sets against each other ---
@@ -218,10 +224,20 @@ def test_mistakes_on_the_command_line_are_one_line(
     for arguments, says in (
         ((rated, rated), "given twice"),
         ((rated, "--no-photos", "--exclusions", tmp_path / "x"), "works on one SPEC, with its photos"),
-        ((rated, "--no-photos", "--out", tmp_path / "no" / "x.json"), "cannot be written"),
+        ((rated, "--out", tmp_path / "no" / "x.json"), "cannot be written"),
+        ((rated, "--out", tmp_path / "x.txt"), "name a file that ends in .json"),
+        ((f"{rated}?sep=,", "--out", rated.removeprefix("csv:")), "is the ratings file itself"),
+        ((rated, "--exclusions", rated.removeprefix("csv:")), "is the ratings file itself"),
+        (("foo",), "data SPEC 'foo' is none of"),
+        ((rated, f"csv:{tmp_path / 'none.csv'}"), "no such ratings file"),
+        ((f"ava:tanet@{tmp_path}",), "tanet_test.csv"),
     ):
         assert command(*arguments) == 2
-        assert says in capsys.readouterr().err
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert says in output.err
+        assert output.err.count("\n") == 1
+    assert load_manifest(rated)  # is as it was
 
 
 # --- what a model has learnt from ---

@@ -223,7 +223,7 @@ def test_unreadable_photos_cost_their_row_and_too_many_stop_the_run(
 def test_data_without_a_training_part_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     ratings = write_rated_photos(tmp_path / "photos", 4)
     ratings.write_text(ratings.read_text().replace("train", "test"))
-    with pytest.raises(DataError, match="no photo is marked 'train'"):
+    with pytest.raises(DataError, match="no photo is left to train on"):
         Run(config.with_overrides({"data": f"csv:{ratings}"}), tmp_path / "run")
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from tmcr.datasets.audit import Audit, Overlap, SetAudit
 
-app = typer.Typer(help="Rated photo sets: check a download before you train on it.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 _COLOURS = {"problem": "red", "warning": "yellow", "note": "dim"}
 _EXAMPLES = 3
@@ -20,13 +20,20 @@ _EXAMPLES = 3
 
 @app.callback()
 def commands() -> None:
-    """Rated photo sets: check a download before you train on it."""
+    """Rated photo sets: check a download, or ratings of your own, before you train on them.
+
+    Examples:
+
+        tmcr data check csv:ratings.csv
+
+        tmcr data check ava:tanet@data/ava --out ava.json
+    """
 
 
 @app.command()
 def check(
-    specs: Annotated[list[str], typer.Argument(help="Data SPECs, e.g. ava:tanet@data/ava eva@data/eva.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the report as JSON.")] = None,
+    specs: Annotated[list[str], typer.Argument(help="Data SPECs, e.g. csv:ratings.csv or ava:tanet@data/ava.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the report to this .json file.")] = None,
     photos: Annotated[
         bool, typer.Option("--photos/--no-photos", help="Read every photo file, or look at the labels alone.")
     ] = True,
@@ -36,16 +43,17 @@ def check(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that read photos (default: one a core).")] = None,
 ) -> None:
-    """Audit downloads: counts, photos, labels, and what parts and sets share; exit code 1 if numbers would be spoilt.
+    """Audit sets: counts, photos, labels, and what parts and sets share; exit code 1 if numbers would be spoilt.
 
     Examples:
+
+        tmcr data check csv:ratings.csv
 
         tmcr data check ava:tanet@data/ava --out ava.json
 
         tmcr data check ava:official@data/ava ava:tanet@data/ava eva@data/eva --no-photos
     """
-    from tmcr.datasets import Manifest
-    from tmcr.datasets.audit import audit, read_sets
+    from tmcr.datasets.audit import audit, check_report, read_sets, refuse_ratings
     from tmcr.errors import ConfigError
     from tmcr.report.terminal import make_console, progress
 
@@ -53,12 +61,16 @@ def check(
         raise ConfigError("--exclusions works on one SPEC, with its photos")
     if len(set(specs)) < len(specs):
         raise ConfigError("the same SPEC is given twice; give each once")
+    if out is not None:
+        check_report(out, specs)
+    if exclusions is not None:
+        refuse_ratings(exclusions, specs)
     if photos and workers is None:
         from tmcr.hardware import default_workers
 
         workers = default_workers()
     sets = read_sets(specs)
-    total = sum(len(each) for each in sets.values() if isinstance(each, Manifest)) if photos else 0
+    total = sum(map(len, sets.values())) if photos else 0
     with progress("reading photos", total) as bar:
         result = audit(sets, photos=photos, workers=workers or 1, watch=bar.advance)
     try:
@@ -101,8 +113,6 @@ def _print_set(each: SetAudit, console: Console) -> None:
     from rich.table import Table
 
     console.print(f"[bold]{escape(each.spec)}[/]\n{escape(each.description)}", soft_wrap=True)
-    if not each.counts:
-        return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("", *each.counts, "all"):
         table.add_column(name, justify="right" if name else "left")

@@ -20,7 +20,7 @@ import numpy as np
 from tmcr.datasets import load_manifest
 from tmcr.datasets.leakage import leaks
 from tmcr.datasets.manifest import PARTS, Manifest
-from tmcr.errors import DataError, ImageError
+from tmcr.errors import ConfigError, ImageError
 from tmcr.images import content_hash, decode
 from tmcr.streaming import ordered_map
 
@@ -40,6 +40,7 @@ ODD_SHARE = 0.001  # lists that leave out the handful of unusable photos differ 
 FEW_VOTES = 10
 MOST_LISTED = 1000  # names in a finding, beyond which nobody would read on
 DECODED_SIDE = 32
+_LEARNT_PARTS = {"train": "training", "val": "validation"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class SetAudit:
 
     Attributes:
         spec: as given.
-        description: the manifest's, or why it cannot be read.
+        description: the manifest's.
         counts: photos in each part.
         published: the same as published, where it is known.
         labels: smallest, mean and largest score, mean spread of the ratings, smallest and median number of votes.
@@ -147,50 +148,66 @@ class Audit:
         }
 
 
-def read_sets(specs: Iterable[str]) -> dict[str, Manifest | DataError]:
-    """Each SPEC's manifest, or why it cannot be read."""
-    sets: dict[str, Manifest | DataError] = {}
+def read_sets(specs: Iterable[str]) -> dict[str, Manifest]:
+    """Each SPEC's manifest.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    return {spec: load_manifest(spec) for spec in specs}
+
+
+def check_report(out: Path, specs: Iterable[str]) -> None:
+    """Find out before the work whether a report can be written to `out`.
+
+    Raises:
+        ConfigError: it does not end in .json, its folder is missing, or it is a ratings file of `specs`.
+    """
+    refuse_ratings(out, specs)
+    if out.suffix.lower() != ".json":
+        raise ConfigError(f"{out}: the report is written as JSON; name a file that ends in .json")
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: cannot be written there (no such folder); choose another place")
+
+
+def refuse_ratings(out: Path, specs: Iterable[str]) -> None:
+    """Refuse to write over a ratings file of `specs`.
+
+    Raises:
+        ConfigError: `out` is one.
+    """
     for spec in specs:
-        try:
-            sets[spec] = load_manifest(spec)
-        except DataError as error:
-            sets[spec] = error
-    return sets
+        name = spec.removeprefix("csv:").partition("?")[0]
+        if spec.startswith("csv:") and Path(name).expanduser().resolve() == out.resolve():
+            raise ConfigError(f"{out}: is the ratings file itself; choose another place")
 
 
 def audit(
-    sets: Mapping[str, Manifest | DataError],
+    sets: Mapping[str, Manifest],
     *,
     photos: bool = True,
     workers: int = 1,
     watch: Callable[[], None] = lambda: None,
 ) -> Audit:
-    """Audit sets as `read_sets` gives them; one that cannot be read is a finding, not an error.
+    """Audit sets.
 
     Args:
+        sets: by SPEC.
         photos: look at every photo file too.
         workers: threads that read photos.
         watch: called after each photo.
     """
-    manifests: dict[str, Manifest] = {}
-    results = []
-    for spec, each in sets.items():
-        if isinstance(each, DataError):
-            results.append(SetAudit(spec, str(each), findings=[Finding("problem", "labels", str(each))]))
-        else:
-            manifests[spec] = each
-            results.append(_audit_labels(spec, each))
+    results = [_audit_labels(spec, manifest) for spec, manifest in sets.items()]
     contents: dict[str, list[str | None]] = {}
     if photos:
         for result in results:
-            if result.spec in manifests:
-                contents[result.spec] = _audit_photos(result, manifests[result.spec], workers, watch)
+            contents[result.spec] = _audit_photos(result, sets[result.spec], workers, watch)
     overlaps = [
-        _overlap(one, other, manifests, contents)
-        for one, other in itertools.combinations(manifests, 2)
-        if photos or (manifests[one].namespace and manifests[one].namespace == manifests[other].namespace)
+        _overlap(one, other, sets, contents)
+        for one, other in itertools.combinations(sets, 2)
+        if photos or (sets[one].namespace and sets[one].namespace == sets[other].namespace)
     ]
-    findings = [finding for each in overlaps for finding in _forbidden(each, manifests)]
+    findings = [finding for each in overlaps for finding in _forbidden(each, sets)]
     return Audit(results, overlaps, findings)
 
 
@@ -268,11 +285,14 @@ def _label_findings(manifest: Manifest) -> list[Finding]:
         if part not in manifest.splits:
             found("warning", "parts", f"no photo is marked {part!r}: it cannot be {use}")
     if manifest.groups is not None:
-        tested = {group for group, split in zip(manifest.groups, manifest.splits, strict=True) if split == "test"}
-        learnt = {group for group, split in zip(manifest.groups, manifest.splits, strict=True) if split != "test"}
-        if torn := tested & learnt:
+        inside: dict[str, set[str]] = {part: set() for part in PARTS}
+        for group, split in zip(manifest.groups, manifest.splits, strict=True):
+            inside[split].add(group)
+        tested = inside["test"]
+        if torn := tested & (inside["train"] | inside["val"]):
+            where = " or ".join(name for part, name in _LEARNT_PARTS.items() if tested & inside[part])
             found(
-                "note", "parts", f"groups of the test part that are also in training: {len(torn):,} of {len(tested):,}"
+                "note", "parts", f"groups of the test part that are also in {where}: {len(torn):,} of {len(tested):,}"
             )
     return findings
 
@@ -338,7 +358,7 @@ def _lost_finding(kind: str, rows: list[int], manifest: Manifest, detail: str) -
     return Finding("problem" if worst > LOST_SHARE else "warning", kind, message, names)
 
 
-def _overlap(one: str, other: str, manifests: dict[str, Manifest], contents: dict[str, list[str | None]]) -> Overlap:
+def _overlap(one: str, other: str, manifests: Mapping[str, Manifest], contents: dict[str, list[str | None]]) -> Overlap:
     first, second = manifests[one], manifests[other]
     by_id = by_content = None
     if first.namespace and first.namespace == second.namespace:
@@ -362,7 +382,7 @@ def _shared(
     return {(a, b): len(keys[0][a] & keys[1][b]) for a in PARTS for b in PARTS if keys[0][a] and keys[1][b]}
 
 
-def _forbidden(overlap: Overlap, manifests: dict[str, Manifest]) -> list[Finding]:
+def _forbidden(overlap: Overlap, manifests: Mapping[str, Manifest]) -> list[Finding]:
     """Which of the two sets must not be tested with a model trained on the other."""
     findings = []
     counts = [counted for counted in (overlap.by_id, overlap.by_content) if counted is not None]

@@ -24,7 +24,7 @@ SPLIT_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-OPTIONS = ("file", "mean", "std", "scale", "split", "group", "root", "sep")
+OPTIONS = ("file", "mean", "std", "scale", "split", "group", "root", "sep", "encoding")
 TEST_SHARE = 0.2
 _VOTE = re.compile(r"(?:votes?|v|count|rating|score|bin)?[_\- ]?(\d+(?:\.\d+)?)", re.IGNORECASE)
 
@@ -34,9 +34,11 @@ def load_ratings(spec: str) -> Manifest:
 
     Columns are found by name: the file (`FILE_COLUMNS`), then votes for three values or more (`votes_1`, `v1`,
     `1`, …; the number is the score) or else a mean (`MEAN_COLUMNS`), `split`, and a group (`GROUP_COLUMNS`).
-    Options name them otherwise: file, mean, std, split, group; root (folder that files are relative to), sep.
+    Options name them otherwise: file, mean, std, split, group; root (folder that files are relative to), sep and
+    encoding (see `read_table`). A mean or std may have a decimal comma, votes may not.
     The scale of votes is that of their columns; that of means is the smallest of `SCALES` that holds them, unless
-    scale=LOW-HIGH says it. Both are stretched to 1..10. Without a split column a fifth of the groups is for testing.
+    scale=LOW-HIGH says it. Both are stretched to 1..10. Without a split column a fifth of the groups is for testing,
+    and all where there is but one.
 
     Raises:
         DataError: one line naming file, column or row, and what to do.
@@ -46,7 +48,7 @@ def load_ratings(spec: str) -> Manifest:
     if unknown := sorted(set(options) - set(OPTIONS)):
         raise DataError(f"data SPEC: no option {unknown[0]!r}; there are {', '.join(OPTIONS)}")
     path = Path(file).expanduser()
-    columns = read_table(path, options.get("sep"))
+    columns = read_table(path, options.get("sep"), options.get("encoding"))
     by_lower = {name.lower().strip(): name for name in columns}
 
     def find(option: str, names: tuple[str, ...]) -> str | None:
@@ -57,6 +59,8 @@ def load_ratings(spec: str) -> Manifest:
         return next((by_lower[name] for name in names if name in by_lower), None)
 
     file_column = find("file", FILE_COLUMNS)
+    if file_column is None and len(columns) == 1:
+        raise DataError(f"{path}: is one column, {next(iter(columns))!r}; say what separates columns, e.g. '?sep=|'")
     if file_column is None:
         raise DataError(f"{path}: which column names the photo? There are {', '.join(columns)}; add ?file=COLUMN")
     ids = [str(value).strip() if value is not None else "" for value in columns[file_column]]
@@ -91,7 +95,7 @@ def load_ratings(spec: str) -> Manifest:
                 f"{path}: neither votes (votes_1, votes_2, …) nor a mean ({', '.join(MEAN_COLUMNS[:4])}) "
                 f"among its columns {', '.join(columns)}; add ?mean=COLUMN"
             )
-        means = numbers(columns[mean_column], mean_column, path)
+        means = numbers(columns[mean_column], mean_column, path, decimal_commas=True)
         low, high = _scale(options.get("scale"), *_detect_scale(means, path))
         if means.min() < low or means.max() > high:
             raise DataError(
@@ -100,7 +104,7 @@ def load_ratings(spec: str) -> Manifest:
         values = np.arange(1.0, 11.0)
         std: float | NDArray[np.float64] = DEFAULT_STD
         if "std" in options and (std_column := find("std", ())):
-            std = numbers(columns[std_column], std_column, path) * 9 / (high - low)
+            std = numbers(columns[std_column], std_column, path, decimal_commas=True) * 9 / (high - low)
         distributions = distributions_from_means(1 + 9 * (means - low) / (high - low), values, std)
         number = None
         what = "means"
@@ -124,7 +128,7 @@ def load_ratings(spec: str) -> Manifest:
         splits=splits,
         groups=groups,
         votes=number,
-        description=f"{len(ids)} photos, {low:g}..{high:g}, {what}, {how}",
+        description=f"{len(ids)} photo{'' if len(ids) == 1 else 's'}, {low:g}..{high:g}, {what}, {how}",
     )
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from tmcr.evaluation import Evaluation
-from tmcr.metrics import REGIONS, Report
-from tmcr.report.terminal import metrics_table
+from tmcr.metrics import REGIONS
+from tmcr.report.terminal import counted, metrics_table, print_numbers
 
 _REGION_COLORS = {"many": "#0072B2", "med": "#E69F00", "few": "#D55E00"}  # told apart by the colour-blind
 _KIND_METRICS = ("srcc", "plcc", "mse", "emd1")
@@ -22,32 +21,25 @@ def print_evaluation(evaluation: Evaluation, title: str, console: Console) -> No
     metrics_table([(title, evaluation.report)], console)
     tail = evaluation.report.long_tail
     if tail is not None:
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        table.add_column("scores like it in training")
-        table.add_column("photos", justify="right")
-        table.add_column("MSE ↓", justify="right")
-        for region in REGIONS:
-            error = tail.mse.get(region)
-            table.add_row(region, str(tail.counts[region]), "–" if error is None else f"{error:.3f}")
+        regions = [(str(region), [str(tail.counts[region]), _number(tail.mse.get(region))]) for region in REGIONS]
         console.print()
-        console.print(table)
+        print_numbers("scores like it in training", ["photos", "MSE ↓"], regions, console)
     if len(evaluation.kinds) > 1:
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        table.add_column("kind of photo", overflow="ellipsis", no_wrap=True, max_width=56)
-        table.add_column("photos", justify="right")
-        for name in _KIND_METRICS:
-            table.add_column(name.upper(), justify="right")
-        for kind, report in sorted(evaluation.kinds.items(), key=lambda item: -item[1].n):
-            table.add_row(escape(kind), str(report.n), *[_cell(report, name) for name in _KIND_METRICS])
+        headers = ["photos", *(name.upper() for name in _KIND_METRICS)]
+        rows = [
+            (kind, [str(report.n), *(_number(getattr(report, name)) for name in _KIND_METRICS)])
+            for kind, report in sorted(evaluation.kinds.items(), key=lambda item: -item[1].n)
+        ]
         console.print()
-        console.print(table)
+        print_numbers("kind of photo", headers, rows, console, wrap=False)
     if evaluation.seen:
         console.print(
             f"[red]the model has learnt from {evaluation.seen:,} of these photos: quote none of these numbers[/]"
         )
     if evaluation.errors:
         name, reason = next(iter(evaluation.errors.items()))
-        console.print(f"{len(evaluation.errors)} photos could not be read, e.g. {escape(name)}: {escape(reason)}")
+        failed = counted(len(evaluation.errors), "photo")
+        console.print(f"{failed} could not be read, e.g. {escape(name)}: {escape(reason)}")
 
 
 def draw_evaluation(evaluation: Evaluation, out: Path, *, title: str = "") -> None:
@@ -87,6 +79,5 @@ def draw_evaluation(evaluation: Evaluation, out: Path, *, title: str = "") -> No
     part.replace(out)
 
 
-def _cell(report: Report, name: str) -> str:
-    value = getattr(report, name)
+def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tmcr.report.terminal import counted
 from tmcr.tags import TagLibraries
 from tmcr.tags.check import Check
 from tmcr.tags.library import LibraryName, TagRow
@@ -37,7 +38,7 @@ def print_check(check: Check, console: Console, *, missed: int = 40) -> None:
     for name, tags in check.never.items():
         if tags:
             some = ", ".join(tags[:8]) + (", …" if len(tags) > 8 else "")
-            console.print(f"{len(tags)} {name} tags with frequency 0: [dim]{escape(some)}[/]")
+            console.print(f"{counted(len(tags), f'{name} tag')} with frequency 0: [dim]{escape(some)}[/]")
     for half, found in check.coverage.items():
         console.print(
             f"coverage of the {half} half ({found.mass:,} content words in {found.comments:,} comments): "
@@ -48,7 +49,8 @@ def print_check(check: Check, console: Console, *, missed: int = 40) -> None:
         words = "  ".join(f"{escape(word)} [dim]{count}[/]" for word, count in left[:missed])
         console.print(f"missed most in the held-out half, of {len(left):,} words: {words}")
     if check.near is not None:
-        console.print(f"{len(check.near)} pairs of tags are near-duplicates to the text encoder of {check.encoder}")
+        pairs = counted(len(check.near), "pair")
+        console.print(f"near-duplicates to the text encoder of {check.encoder}: {pairs} of tags")
         for cosine, one, other in check.near[:8]:
             console.print(f"  [dim]{cosine:.3f}[/] {escape(one)} · {escape(other)}")
     if check.ok:
@@ -60,7 +62,8 @@ def print_check(check: Check, console: Console, *, missed: int = 40) -> None:
     if len(check.problems) > _MOST_LINES:
         console.print(f"… and {len(check.problems) - _MOST_LINES} more; --out lists all", style="dim")
     by_rule = Counter(problem.rule for problem in check.problems)
-    console.print(f"[red]{len(check.problems)} broken rules[/]: " + ", ".join(f"{n} {r}" for r, n in by_rule.items()))
+    broken = counted(len(check.problems), "broken rule")
+    console.print(f"[red]{broken}[/]: " + ", ".join(f"{n} {r}" for r, n in by_rule.items()))
 
 
 def print_tags(rows: Sequence[tuple[LibraryName, TagRow]], console: Console, *, limit: int) -> None:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from rich.bar import Bar as HorizontalBar
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
@@ -29,8 +31,11 @@ from tmcr.assessment import Assessment
 from tmcr.errors import printable
 from tmcr.metrics import METRIC_NAMES, Report
 
+Rows = Sequence[tuple[str, Sequence[str]]]  # name, cells
+
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_METRIC_DIGITS = {"acc": 1}
+_GAP = 2  # between the columns of a table
+_NARROWEST_NAME = 8  # with the gap
 _BETTER = {"acc": "↑", "srcc": "↑", "plcc": "↑", "mse": "↓", "emd1": "↓", "emd2": "↓"}
 
 
@@ -169,23 +174,63 @@ def explain_panel(verdict: Assessment) -> RenderableType:
 
 def metrics_table(reports: Sequence[tuple[str, Report]], console: Console) -> None:
     """Print metrics of several models or parts, one row each, with 95 % intervals."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("")
-    table.add_column("photos", justify="right")
-    for name in METRIC_NAMES:
-        table.add_column(f"{name.upper()} {_BETTER[name]}", justify="right")
+    headers = ["photos", *(f"{name.upper()} {_BETTER[name]}" for name in METRIC_NAMES)]
+    rows, note = _metric_rows(reports, "…"), "95 % bootstrap intervals below the values"
+    if sum(_widths("", headers, rows)) > console.width:
+        rows, note = _metric_rows(reports, "\n"), f"{note}, the low end above the high one"
+    print_numbers("", headers, rows, console)
+    if any(report.intervals for _, report in reports):
+        console.print(note, style="dim")
+
+
+def print_numbers(title: str, headers: Sequence[str], rows: Rows, console: Console, *, wrap: bool = True) -> None:
+    """Print a table of names and numbers. Where the terminal is narrow, names wrap or are cut; numbers never are.
+
+    Args:
+        title: of the column of names.
+        rows: name, and the cells under `headers` in markup.
+        wrap: names may take several lines; else they end in an ellipsis.
+    """
+    longest, *widths = _widths(title, headers, rows)
+    name = min(longest, max(console.width - sum(widths), _NARROWEST_NAME))
+    needed = name + sum(widths)
+    table = Table(box=None, header_style="bold", pad_edge=False, width=needed if needed > console.width else None)
+    table.add_column(title, no_wrap=not wrap, overflow="fold" if wrap else "ellipsis", max_width=name - _GAP)
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    for text, cells in rows:
+        table.add_row(escape(text), *cells)
+    console.print(table, crop=False)
+
+
+def counted(number: int, thing: str) -> str:
+    """ "1 photo", "1,371 photos" """
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def _metric_rows(reports: Sequence[tuple[str, Report]], between: str) -> Rows:
+    """Title and cells of each report; `between` stands between the ends of an interval."""
+    rows = []
     for title, report in reports:
-        cells = []
+        cells = [str(report.n)]
         for name in METRIC_NAMES:
             value, interval = getattr(report, name), report.intervals.get(name)
             text = "–" if value is None else f"{value:.3f}"
             if interval is not None:
-                text += f"\n[dim]{interval.low:.3f}…{interval.high:.3f}[/]"
+                text += f"\n[dim]{interval.low:.3f}{between}{interval.high:.3f}[/]"
             cells.append(text)
-        table.add_row(escape(title), str(report.n), *cells)
-    console.print(table)
-    if any(report.intervals for _, report in reports):
-        console.print("95 % bootstrap intervals below the values", style="dim")
+        rows.append((title, cells))
+    return rows
+
+
+def _widths(title: str, headers: Sequence[str], rows: Rows) -> list[int]:
+    """Of the column of names and of each column of numbers, with the gap to the next."""
+    names = [title, *(escape(name) for name, _ in rows)]
+    columns = [names, *zip(headers, *(cells for _, cells in rows), strict=True)]
+    return [
+        _GAP + max(cell_len(line) for cell in column for line in Text.from_markup(cell).plain.split("\n"))
+        for column in columns
+    ]
 
 
 def _short_names(photos: Sequence[str]) -> dict[str, str]:
@@ -223,9 +268,12 @@ def _why(verdict: Assessment, top: int = 3) -> str:
 
 def _histogram(verdict: Assessment, width: int = 40) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("bar", max_width=width)  # in a narrow terminal all bars shrink alike
+    table.add_column("share", justify="right", no_wrap=True)
     top = max(verdict.distribution)
     for value, share in reversed(list(zip(verdict.score_values, verdict.distribution, strict=True))):
-        table.add_row(f"{value:g}", f"[cyan]{'█' * round(share / top * width)}[/]", f"[dim]{share:.0%}[/]")
+        table.add_row(f"{value:g}", HorizontalBar(top, 0, share, color="cyan"), f"[dim]{share:.0%}[/]")
     return table
 
 
@@ -233,13 +281,14 @@ def _reasons(verdict: Assessment, top: int = 8) -> Table:
     """From the mean training photo to this one, facet by facet; the points add up to the score."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("why", no_wrap=True)
-    table.add_column("points", justify="right")
+    table.add_column("points", justify="right", no_wrap=True)
     table.add_column("because of")
     table.add_row("the mean training photo", f"{verdict.reference_score:.2f}", "")
     for facet in verdict.facets[:top]:
         table.add_row(escape(facet.name), _signed(facet.contribution), escape(", ".join(facet.tags)))
     if rest := verdict.facets[top:]:
-        table.add_row(f"{len(rest)} other facets", _signed(sum(facet.contribution for facet in rest)), "", style="dim")
+        others = counted(len(rest), "other facet")
+        table.add_row(others, _signed(sum(facet.contribution for facet in rest)), "", style="dim")
     table.add_row("what the image encoder sees", _signed(verdict.encoder_contribution or 0.0), "", style="dim")
     table.add_row("[bold]this photo[/]", f"[bold]{verdict.score:.2f}[/]", "")
     return table

@@ -98,7 +98,10 @@ class Run:
         )
         everything = manifest if manifest is not None else load_manifest(config.data)
         if "train" not in everything.splits:
-            raise DataError(f"{everything.description}: no photo is marked 'train'; check the split column")
+            raise DataError(
+                f"{everything.description}: no photo is left to train on; check the split column, or, without one, "
+                "rate photos of more groups: those of one group are all for training or all for testing"
+            )
         self.everything = carve_validation(everything, config.validation, seed=config.seed)
         self.libraries = TagLibraries.load(config.tags) if config.tags else TagLibraries.default()
         self._image_text = image_text
@@ -535,7 +538,7 @@ def train(run: Run, name: str | None = None) -> tuple[Path, Report | None]:
         run.progress.step()
         if run.processes.first:
             write_whole(run.folder / "report.json", json.dumps(results, indent=2))
-        run.progress.finish(f"evaluate: {len(run.part('test'))} test photos")
+        run.progress.finish(f"evaluate: test photos {len(run.part('test'))}")
     model = run.model(fitted, name or run.folder.resolve().name, results)
     if run.processes.first:
         local = Path(_place(run.config.encoders.image_text))
