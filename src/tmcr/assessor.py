@@ -79,7 +79,6 @@ class Assessor:
         self._similarity_std = model.similarity_std.to(device).clamp_min(1e-6)
         self._tag_minimum = model.tag_minimum.numpy() if model.tag_minimum is not None else None
         self._facets, self._facet_of = _facets(model.libraries)
-        self._in_facet = np.eye(len(self._facets))[self._facet_of]
         self._own_tags = tuple(own_tags)
         if own_tags:
             if model.embedding_mean is None or model.embedding_covariance is None:
@@ -249,7 +248,8 @@ class Assessor:
         A facet is told by the tags of it that fit the photo (B, M+N), the best first, and pull the way it does.
         """
         names, opposites = self.model.libraries.names, self.model.libraries.opposites
-        totals = shares @ self._in_facet
+        # Not by a matrix product: NumPy's threads for it would take the processors from the encoders.
+        totals = np.stack([np.bincount(self._facet_of, row, len(self._facets)) for row in shares])
         fits = z > 0 if self._tag_minimum is None else z >= self._tag_minimum
         telling = fits & (shares * totals[:, self._facet_of] > 0)
         found = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 QUANTILES = 101
@@ -49,8 +50,10 @@ def fit_clusters(similarities: NDArray[np.float32], k: int | Literal["auto"] = 1
 
 def assign(similarities: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int64]:
     """The nearest centroid (N,) of similarities (N, M)."""
-    # |x − c|² without the term in x alone, which does not change the order.
-    distance = (centroids**2).sum(1)[None, :] - 2 * similarities @ centroids.T
+    # |x − c|² without the term in x alone, which does not change the order. By torch, which keeps to the threads that
+    # it is given: those of NumPy's product take the processors from the encoders while photos are scored.
+    products = torch.from_numpy(similarities) @ torch.from_numpy(centroids).T
+    distance = (centroids**2).sum(1)[None, :] - 2 * products.numpy()
     return distance.argmin(1).astype(np.int64)
 
 
