@@ -46,7 +46,8 @@ def test_gradients_equal_the_plain_ones_to_rounding(chunk: int) -> None:
     assert loss == pytest.approx(expected.item(), rel=1e-12)
     for module, plain in ((encoder, reference), (projector, reference_projector)):
         for parameter, other in zip(module.parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-10, atol=1e-13)
+            # A bias before batch normalisation has gradient zero, but for rounding, which differs among processors.
+            torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-10, atol=1e-12)
     assert encoder.largest == min(chunk, len(LEVELS))
     # The projector's batch normalisation has seen the whole batch once, as it would have without chunks.
     torch.testing.assert_close(projector[1].running_mean, reference_projector[1].running_mean)

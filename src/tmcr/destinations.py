@@ -25,7 +25,10 @@ def check_file(path: Path, suffixes: Sequence[str], what: str, *, never: Iterabl
         ConfigError: it cannot.
     """
     if path.suffix.lower() not in suffixes:
-        raise ConfigError(f"{path}: {what} is written as {', '.join(suffixes[:_SHOWN])}; choose such a suffix")
+        verb = "are" if what.endswith("s") else "is"
+        raise ConfigError(
+            f"{path}: {what} {verb} written as {', '.join(suffixes[:_SHOWN])}; choose one of these suffixes"
+        )
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file in it")
     if taken := next((name for name in never if same_place(path, name)), None):
