@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,7 @@ def check_folder(path: Path) -> None:
         raise ConfigError(f"{path}: is a model folder, where each file counts; choose another place")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".tmcr-probe"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written to ({error.strerror}); choose another place") from None
 

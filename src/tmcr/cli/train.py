@@ -48,12 +48,13 @@ def train(
     from tmcr.training.pipeline import train as run_training
     from tmcr.training.processes import joined
 
-    check_run_folder(out)
     overrides = dict(parse_setting(text) for text in settings or [])
     told = {"data": data, "seed": seed, "device": device, "tags": tags, "features": features}
     config = preset_called(preset).with_overrides(told | {"allow_leakage": allow_leakage} | overrides)
     console = make_console()
     with joined() as processes, StageProgress(console) if processes.first else nullcontext() as progress:
+        if processes.first:  # the others would find what the first has begun to write
+            check_run_folder(out)
         run = Run(config, out, progress=progress, processes=processes)
         if processes.first:
             many = f", {processes.count} processes" if processes.count > 1 else ""

@@ -340,11 +340,13 @@ def _is_folder(out: Path) -> bool:
         if out.suffix.lower() in SUFFIXES:
             raise ConfigError(f"{out}: is a folder; name a file in it, or a folder without such a suffix")
         return True
-    if out.suffix and out.suffix.lower() not in SUFFIXES and not out.suffix[1:].isdigit():  # a date or a version
+    if not out.suffix or out.suffix[1:].isdigit():  # digits end a date or a version
+        return True
+    if out.suffix.lower() not in SUFFIXES:
         raise ConfigError(
             f"{out}: results are written as {', '.join(SUFFIXES)} or, without a suffix, to a folder; choose one"
         )
-    return not out.suffix or out.suffix[1:].isdigit()
+    return False
 
 
 @contextlib.contextmanager

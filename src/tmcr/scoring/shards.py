@@ -61,8 +61,8 @@ def members(shard: str, *, column: str | None, limits: ImageLimits) -> Iterator[
         yield Member(shard, error=ImageError("missing", "no such shard", shard), breaks_off=True)
     except Exception as error:  # whatever the plug-in, pyarrow or zlib makes of damage and lost connections
         detail = f"the shard cannot be read beyond its first {count} photos" if count else "the shard cannot be read"
-        error = ImageError("unreadable", f"{detail} ({first_line(error)})", shard)
-        yield Member(shard, error=error, breaks_off=True)
+        failure = ImageError("unreadable", f"{detail} ({first_line(error)})", shard)
+        yield Member(shard, error=failure, breaks_off=True)
 
 
 def photo_count(shard: str) -> int | None:
