@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from tmcr.disk import write_whole
 from tmcr.evaluation import Evaluation
 from tmcr.metrics import REGIONS
 from tmcr.report.terminal import counted, metrics_table, print_numbers
@@ -73,10 +74,8 @@ def draw_evaluation(evaluation: Evaluation, out: Path, *, title: str = "") -> No
         axis.spines[["top", "right"]].set_visible(False)
     if title:
         figure.suptitle(title, fontsize=10)
-    part = out.with_name(f"{out.name}.part")
-    figure.savefig(part, dpi=140, format=out.suffix.lstrip(".") or "png")
+    write_whole(out, lambda part: figure.savefig(part, dpi=140, format=out.suffix.lstrip(".") or "png"))
     plt.close(figure)
-    part.replace(out)
 
 
 def _number(value: float | None) -> str:

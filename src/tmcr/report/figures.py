@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tmcr.disk import write_whole
 from tmcr.errors import DataError
 
 
@@ -44,7 +45,5 @@ def training_curves(metrics: Path, out: Path) -> None:
         for axis in axes:
             axis.spines[["top", "right"]].set_visible(False)
             axis.grid(alpha=0.25)
-    part = out.with_name(f"{out.name}.part")
-    figure.savefig(part, dpi=130, format=out.suffix.lstrip(".") or "png")
+    write_whole(out, lambda part: figure.savefig(part, dpi=130, format=out.suffix.lstrip(".") or "png"))
     plt.close(figure)
-    part.replace(out)

@@ -7,7 +7,6 @@ the number of photos.
 from __future__ import annotations
 
 import base64
-import contextlib
 import html
 import io
 import json
@@ -18,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from tmcr.assessment import Assessment
+from tmcr.disk import write_whole
 from tmcr.errors import DataError, ImageError
 from tmcr.images import decode
 
@@ -43,24 +43,23 @@ def write_gallery(
     """
     open_photo = open_photo or (lambda name: decode(name, target_side=THUMBNAIL))
     before, after = _PAGE.read_text(encoding="utf-8").split("<!--PHOTOS-->")
-    part = out.with_name(out.name + ".part")
     count = 0
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+
+    def fill(part: Path) -> None:
+        nonlocal count
         with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(before.replace("{{title}}", html.escape(title)))
             for verdict in verdicts:
                 file.write(f'<script type="application/json" class="photo">{_embedded(verdict, open_photo)}</script>\n')
                 count += 1
             file.write(after)
-        part.replace(out)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise DataError(f"{out}: the gallery cannot be written ({reason}); choose another place") from None
-        raise
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, fill)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"{out}: the gallery cannot be written ({reason}); choose another place") from None
     return count
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tmcr.disk import write_whole
 from tmcr.experiments.figure_data import Figure, Figure5, Figure6, Figure7, MarkedPhoto, Space
 from tmcr.experiments.outcome import Estimate
 from tmcr.metrics import REGIONS
@@ -53,9 +55,8 @@ def draw(figure: Figure, out: Path, *, thumbnails: bool = False) -> list[Path]:
         paths = []
         for suffix, options in ((".png", {"dpi": 300}), (".svg", {"metadata": {"Date": None}})):
             path = out / f"{figure.name}{suffix}"
-            part = path.with_name(f"{path.name}.part")
-            drawn.savefig(part, format=suffix[1:], bbox_inches="tight", pad_inches=0.03, **options)
-            part.replace(path)
+            layout = {"format": suffix[1:], "bbox_inches": "tight", "pad_inches": 0.03} | options
+            write_whole(path, partial(drawn.savefig, **layout))
             paths.append(path)
         plt.close(drawn)
     return paths
