@@ -32,7 +32,7 @@ from tmcr.scoring.parts import Manifest, ResultsFolder
 from tmcr.scoring.photo import Photo
 from tmcr.scoring.pipeline import score_photos
 from tmcr.scoring.rows import RowSet
-from tmcr.scoring.run import Plan, open_run
+from tmcr.scoring.run import Plan, choose_batch_size, open_run
 from tmcr.scoring.shards import Member, members
 
 
@@ -40,6 +40,16 @@ def png(value: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (9, 9), (value % 256, value // 256, 7)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def test_small_encoders_take_more_photos_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 6)
+    starter = load("starter", device="cpu")
+    assert choose_batch_size(starter) == 6 * 32
+    monkeypatch.setattr("tmcr.scoring.run.SMALL_ENCODERS", 1_000_000)
+    assert choose_batch_size(starter) == 6 * 4
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    assert choose_batch_size(starter) == 16
 
 
 @pytest.fixture

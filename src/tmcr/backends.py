@@ -24,7 +24,7 @@ from tmcr.encoders import ImageEncoder, ImageTextEncoder
 from tmcr.errors import ConfigError, ModelError, first_line
 from tmcr.export import EMBEDDING, LEVEL_PIXELS, LEVELS, METADATA, TAG_PIXELS, export_info, export_onnx
 from tmcr.features import EncoderUse, Encoding
-from tmcr.hardware import Hardware, processors, torch_threads
+from tmcr.hardware import Hardware, keep_freed_memory, processors, torch_threads
 from tmcr.modelfolder import TrainedModel
 
 QUANTIZER = "onnx.quantize"  # what ONNX Runtime's quantiser signs its files with
@@ -78,6 +78,8 @@ class TorchBackend:
         self.at_once = 2 if self.own_threads else 1  # the end of one batch leaves threads for the next
         self._threads = min(torch.get_num_threads(), processors()) if self.own_threads else 1
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tmcr-encode")
+        if self.own_threads:
+            keep_freed_memory()
         self.arithmetic = hardware.arithmetic
         self._image_text = image_text.to(hardware.device)
         self._encoder = model.encoder.to(hardware.device).eval() if model.encoder is not None else None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tmcr.assessor import Assessor
 
 PART_ROWS = 50_000
+SMALL_ENCODERS = 20_000_000  # parameters of both
 PART_SECONDS = 60.0  # of work that a kill may cost
 _NUMBERING = "numbering"  # the setting that says how the rows of an unfinished run are numbered
 
@@ -80,10 +81,17 @@ def choose_batch_size(assessor: Assessor) -> int:
 
     device = assessor.hardware.device
     if device.type != "cuda":
-        return max(16, 4 * torch.get_num_threads())  # shared out among threads
+        each = 32 if _is_small(assessor) else 4  # batches are shared out among threads
+        return max(16, min(each * torch.get_num_threads(), 256))
 
     gib = torch.cuda.get_device_properties(device).total_memory / 2**30
     return 256 if gib >= 40 else 128 if gib >= 16 else 64 if gib >= 8 else 32
+
+
+def _is_small(assessor: Assessor) -> bool:
+    """Whether a thread encodes dozens of photos in a second."""
+    encoders = [assessor.image_text.image_tower, *([assessor.model.encoder] if assessor.model.encoder else [])]
+    return sum(parameter.numel() for encoder in encoders for parameter in encoder.parameters()) < SMALL_ENCODERS
 
 
 @contextlib.contextmanager
