@@ -150,6 +150,20 @@ def test_pairs_alone_teach_before_the_first_rating(settings: dict[str, object], 
     assert first_alone > max(0.8, at_once)
 
 
+def test_no_more_photos_than_the_limit_give_pairs(settings: dict[str, object], tmp_path: Path) -> None:
+    def originals(limit: int) -> int:
+        config = preset("small").with_overrides(settings | {"fit.pair_weight": 1.0, "fit.pair_limit": limit})
+        run = Run(config, tmp_path / "run")
+        pairs = run._pairs(config.fit, run.ranked_encoder())
+        return len(pairs.original.unique())
+
+    unlabelled = 3
+    assert originals(4) == unlabelled + 4
+    assert originals(1000) == unlabelled + len(
+        Run(preset("small").with_overrides(settings), tmp_path / "run").part("train")
+    )
+
+
 def test_pairs_and_fine_tuning_exclude_each_other(settings: dict[str, object], tmp_path: Path) -> None:
     config = preset("small").with_overrides(settings | {"fit.pair_weight": 1.0, "fit.mode": "ft"})
     with pytest.raises(ConfigError, match=r"fit\.mode=lp"):

@@ -99,6 +99,7 @@ class FitConfig(_Section):
     pair_weight: float = Field(0.0, ge=0)
     pair_margin: float = Field(0.5, ge=0)  # score points between a photo and its copy at full strength
     pair_copies: int = Field(6, ge=1)  # damaged copies of each photo
+    pair_limit: int = Field(2_000, ge=1)  # training photos that give pairs, at most; of more, as many drawn at random
     pair_batch: int = Field(256, ge=1)  # pairs beside each batch of rated photos
     pair_epochs: int = Field(0, ge=0)  # passes over the pairs alone, before the first rating is learnt
     pair_photos: Path | None = None  # folder with unlabelled photos that give pairs too

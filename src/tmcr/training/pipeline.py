@@ -465,7 +465,8 @@ class Run:
             return None
         cache = (self.config.cache or self.folder / "cache") / "pairs"
         cache.mkdir(parents=True, exist_ok=True)
-        rated = [self.manifest.paths[row] for row in self.part("train")]
+        drawn = np.random.default_rng((self.config.seed, 3)).permutation(self.part("train"))[: config.pair_limit]
+        rated = [self.manifest.paths[row] for row in sorted(drawn)]
         found = []
         for paths in (rated, unlabelled_photos(config.pair_photos) if config.pair_photos else []):
             if not paths:
