@@ -24,9 +24,9 @@ def measure(quick: bool) -> Iterator[Result]:
     gpu = torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        count = 48 if quick else 384
+        count = 48 if quick else 1024
         write_photos(folder / "bundled", count, SMALL)
-        yield compared(load("starter"), folder / "bundled", count, rounds=2 if quick else 7, goal="≥ 0.85")
+        yield compared(load("starter"), folder / "bundled", count, rounds=2 if quick else 5, goal="≥ 0.85")
         batch = None if gpu else 2
         count = (64 if quick else 2048) if gpu else 4 if quick else 8
         write_photos(folder / "large", count, SMALL, different=256)

@@ -108,7 +108,7 @@ def main() -> None:
     lines += _table(f"the {test.sum()} test photos", scores, manifest.scores[test], themes, None)
 
     sums = {name: np.zeros(len(manifest)) for name in [FULL, *frozen.features]}
-    single: list[float] = []
+    single: list[tuple[float, float]] = []
     for repeat in range(options.repeats):
         fold = group_folds(groups, options.folds, seed=repeat)
         once = np.zeros(len(manifest))
@@ -120,11 +120,12 @@ def main() -> None:
                 sums[name][out] += values / options.repeats
             once[out] = found[FULL]
             print(f"repeat {repeat}, fold {number}: SRCC {srcc(found[FULL], manifest.scores[out]):.3f}", flush=True)
-        single.append(srcc(once, manifest.scores))
+        single.append((srcc(once, manifest.scores), float(once.std() / manifest.scores.std())))
     title = f"all {len(manifest)} photos, {options.folds}-fold cross-validation over themes"
     if options.repeats > 1:
-        each = ", ".join(f"{value:.3f}" for value in single)
-        title += f", the mean score of {options.repeats} repeats (SRCC of the recipe one by one: {each})"
+        title += f", the mean score of {options.repeats} repeats"
+    alone = [", ".join(f"{value:.3f}" for value in values) for values in zip(*single, strict=True)]
+    title += f" (the recipe one by one: SRCC {alone[0]}; spread {alone[1]})"
     lines += _table(title, sums, manifest.scores, groups, FULL)
     text = "\n".join(lines)
     (options.out / "measure.md").write_text(text)
