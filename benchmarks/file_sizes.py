@@ -17,7 +17,7 @@ from tmcr.assessor import load
 
 
 def measure(quick: bool) -> Iterator[Result]:
-    count, different = (16, 2) if quick else (96, 12)
+    count, different = (16, 2) if quick else (256, 12)
     assessor = load("starter")
     with tempfile.TemporaryDirectory() as name:
         large, small = Path(name) / "large", Path(name) / "small"
@@ -25,10 +25,10 @@ def measure(quick: bool) -> Iterator[Result]:
         megabytes = sum(path.stat().st_size for path in files) / len(files) / 1e6
         write_photos(small, count, SMALL)
         ways = {
-            "large": lambda: score_folder(assessor, large, batch_size=16),
-            "small": lambda: score_folder(assessor, small, batch_size=16),
+            "large": lambda: score_folder(assessor, large),
+            "small": lambda: score_folder(assessor, small),
         }
-        seconds = alternated(ways, rounds=2 if quick else 7)
+        seconds = alternated(ways, rounds=2 if quick else 5)
     rates = {way: taken.rate(count) for way, taken in seconds.items()}
     threads, device = torch.get_num_threads(), device_name(assessor)
     yield result(

@@ -22,6 +22,7 @@ class Measurement:
 SUITE = (
     Measurement("start-up", "start_up", "import tmcr, tmcr --help, loading the model"),
     Measurement("end-to-end", "end_to_end", "the whole scorer against its encoders alone, two models"),
+    Measurement("stages", "stages", "what each step of the scorer costs one core"),
     Measurement("file-sizes", "file_sizes", "photos per second from 12-megapixel files and from 500-pixel files"),
     Measurement("decoding", "decoding", "12-megapixel JPEGs against plain Pillow, and the effect on the score"),
     Measurement("backends", "backends", "bf16, int8, ONNX Runtime, OpenVINO, torch.compile against fp32 eager"),

@@ -152,7 +152,7 @@ def test_a_compiled_backend_that_runs_out_of_memory_goes_on_with_fewer_photos(
     notes: list[str] = []
     found, _ = _Encoder(compiled, notes.append)(photos)
     torch.testing.assert_close(found, reference.features(photos)[0], atol=1e-5, rtol=0)
-    assert notes[-1].endswith("going on with 1 photos at a time")
+    assert notes[-1].endswith("going on with 1 photo at a time")
 
 
 def test_transformers_attend_by_the_fused_kernel(tmp_path: Path) -> None:

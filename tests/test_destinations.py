@@ -119,6 +119,22 @@ def test_a_full_disk_behind_the_output_is_told(
     assert "No space left on device" in capsys.readouterr().err
 
 
+def test_training_that_is_refused_leaves_no_folder_behind(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = here / "one.csv"
+    one.write_text("file,score\nphotos/a.jpg,5\n")
+    (here / "mine").mkdir()
+    for out in ("new", "mine"):
+        monkeypatch.setattr(sys, "argv", ["tmcr", "train", "--data", f"csv:{one}", "--out", out])
+        with pytest.raises(SystemExit) as stopped:
+            command_line()
+        assert stopped.value.code == 2
+    assert "photo" in capsys.readouterr().err
+    assert not (here / "new").exists()
+    assert (here / "mine").exists()
+
+
 def test_a_date_or_version_at_the_end_of_a_folder_s_name_is_no_suffix(tmp_path: Path) -> None:
     check_out(tmp_path / "many-5.5")
     check_out(tmp_path / "2026.11")

@@ -107,7 +107,7 @@ def test_without_out_the_ranking_is_all(score: Command, shard: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["{shard}", "--max-errors", "0"], "1 photos cannot be read, more than --max-errors 0; nothing is kept"),
+        (["{shard}", "--max-errors", "0"], "1 photo cannot be read, more than --max-errors 0; nothing is kept"),
         (["{shard}", "--out", "{folder}"], "is no results folder"),
         (["{shard}", "--out", "r.xlsx"], "or, without a suffix, to a folder"),
         (["carrierpigeon://coop/1.jpg"], "install fsspec's plug-in"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,19 @@ def check_run_folder(path: Path) -> None:
     present = sorted(each.name for each in path.iterdir())
     if present and "preset" not in _settings(path / "config.json") and present != ["cache"]:
         raise ConfigError(f"{path}: holds {present[0]} and is no run folder; name a new or empty folder")
+
+
+@contextmanager
+def left_if_used(folder: Path) -> Iterator[None]:
+    """Take a folder that is made within the block away again where the block fails and leaves it empty."""
+    made = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def check_model_folder(path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 
 from tmcr.errors import ConfigError
+from tmcr.wording import counted
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -44,8 +45,8 @@ class Hardware:
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         else:
-            name = f"{self.device.type}, {torch.get_num_threads()} threads"
-        return f"{name}, {'bf16' if self.bf16 else 'fp32'}, {self.photo_workers} photo workers"
+            name = f"{self.device.type}, {counted(torch.get_num_threads(), 'thread')}"
+        return f"{name}, {'bf16' if self.bf16 else 'fp32'}, {counted(self.photo_workers, 'photo worker')}"
 
 
 def pick_hardware(

@@ -21,6 +21,7 @@ from tmcr.evaluation import evaluate_assessor
 from tmcr.export import EMBEDDING, LEVEL_PIXELS, LEVELS, METADATA, TAG_PIXELS, export_onnx
 from tmcr.images import decode
 from tmcr.metrics import Interval, paired_difference, srcc
+from tmcr.wording import counted
 
 Pixels = Mapping[str, NDArray[np.float32]]
 _LAYERS = ["Conv", "MatMul", "Gemm"]
@@ -49,7 +50,8 @@ class Int8Outcome:
     def describe(self) -> str:
         fate = "written" if self.kept else "not written: it loses more than allowed (--max-loss)"
         return (
-            f"int8 on {self.photos} test photos: SRCC {self.srcc_int8:.4f} against {self.srcc:.4f} in floating point, "
+            f"int8 on {counted(self.photos, 'test photo')}: "
+            f"SRCC {self.srcc_int8:.4f} against {self.srcc:.4f} in floating point, "
             f"{self.change.value:+.4f} (95 % interval {self.change.low:+.4f} to {self.change.high:+.4f}); "
             f"scores agree to SRCC {self.agreement:.4f}, at worst {self.worst:.2f} points apart; {fate}"
         )

@@ -35,6 +35,7 @@ def rescore(
     from tmcr.report.terminal import make_console, progress
     from tmcr.scoring.feature_files import FeatureManifest
     from tmcr.scoring.rescore import rescore as score_again
+    from tmcr.wording import counted
 
     total = FeatureManifest.load(features).rows
     trained = load_model(model_folder(model, offline=offline))
@@ -42,5 +43,5 @@ def rescore(
     with progress("scoring", total) as bar:
         count = score_again(features, trained, out, tags=tags, scored=bar.advance)
     seconds = time.perf_counter() - began
-    line = f"{trained.name}: {count:,} photos in {seconds:.1f} s; results: {out}"
+    line = f"{trained.name}: {counted(count, 'photo')} in {seconds:.1f} s; results: {out}"
     make_console().print(escape(printable(line)), style="dim")

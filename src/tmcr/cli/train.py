@@ -39,7 +39,7 @@ def train(
 
         torchrun --nproc-per-node 2 -m tmcr train --data csv:ratings.csv --preset paper --out runs/two-gpus
     """
-    from tmcr.destinations import check_run_folder
+    from tmcr.destinations import check_run_folder, left_if_used
     from tmcr.report.figures import training_curves
     from tmcr.report.terminal import StageProgress, make_console, metrics_table
     from tmcr.training.config import parse_setting
@@ -52,7 +52,11 @@ def train(
     told = {"data": data, "seed": seed, "device": device, "tags": tags, "features": features}
     config = preset_called(preset).with_overrides(told | {"allow_leakage": allow_leakage} | overrides)
     console = make_console()
-    with joined() as processes, StageProgress(console) if processes.first else nullcontext() as progress:
+    with (
+        joined() as processes,
+        StageProgress(console) if processes.first else nullcontext() as progress,
+        left_if_used(out),
+    ):
         if processes.first:  # the others would find what the first has begun to write
             check_run_folder(out)
         run = Run(config, out, progress=progress, processes=processes)

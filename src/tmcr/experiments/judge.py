@@ -37,6 +37,7 @@ from tmcr.images import decode
 from tmcr.metrics import Interval, MetricError, bootstrap, evaluate, paired_difference, srcc
 from tmcr.preprocess import PreprocessSpec
 from tmcr.streaming import batched, ordered_map
+from tmcr.wording import counted
 
 Floats = NDArray[np.float64]
 LARGEST_SIDE = 640  # photos are examined at this size at most
@@ -93,8 +94,9 @@ def judge(
     seen = seen_in_training(assessor, manifest.part(part), allow=allow_leakage)
     leaked = f", {seen} OF WHICH THE MODEL HAS LEARNT FROM: these numbers mean nothing" if seen else ""
     verdicts = Verdicts(
-        f"{manifest.description}, the {manifest.splits.count(part)} {part} photos{leaked}; model {assessor.name} "
-        f"({assessor.model.hash[:12]}); seed {seed}; {assessor.hardware}; {platform.processor() or platform.machine()}"
+        f"{manifest.description}, the {counted(manifest.splits.count(part), f'{part} photo')}{leaked}; "
+        f"model {assessor.name} ({assessor.model.hash[:12]}); seed {seed}; "
+        f"{assessor.hardware}; {platform.processor() or platform.machine()}"
     )
     say("accuracy")
     tested = manifest.part(part)

@@ -11,7 +11,8 @@ from rich.markup import escape
 from tmcr.disk import write_whole
 from tmcr.evaluation import Evaluation
 from tmcr.metrics import REGIONS
-from tmcr.report.terminal import counted, metrics_table, print_numbers
+from tmcr.report.terminal import metrics_table, print_numbers
+from tmcr.wording import counted
 
 _REGION_COLORS = {"many": "#0072B2", "med": "#E69F00", "few": "#D55E00"}  # told apart by the colour-blind
 _KIND_METRICS = ("srcc", "plcc", "mse", "emd1")

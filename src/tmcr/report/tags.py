@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tmcr.report.terminal import counted
 from tmcr.tags import TagLibraries
 from tmcr.tags.check import Check
 from tmcr.tags.library import LibraryName, TagRow
+from tmcr.wording import counted
 
 if TYPE_CHECKING:
     from tmcr.tags.building.offline import Measured

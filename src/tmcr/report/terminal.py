@@ -30,6 +30,7 @@ from rich.text import Text
 from tmcr.assessment import Assessment
 from tmcr.errors import printable
 from tmcr.metrics import METRIC_NAMES, Report
+from tmcr.wording import counted
 
 Rows = Sequence[tuple[str, Sequence[str]]]  # name, cells
 
@@ -201,11 +202,6 @@ def print_numbers(title: str, headers: Sequence[str], rows: Rows, console: Conso
     for text, cells in rows:
         table.add_row(escape(text), *cells)
     console.print(table, crop=False)
-
-
-def counted(number: int, thing: str) -> str:
-    """ "1 photo", "1,371 photos" """
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def _metric_rows(reports: Sequence[tuple[str, Report]], between: str) -> Rows:

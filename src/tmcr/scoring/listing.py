@@ -22,6 +22,7 @@ from tmcr.scoring.numbering import SPAN, entries
 from tmcr.scoring.photo import Photo, file_system, is_url, scheme_of
 from tmcr.scoring.rows import RowSet
 from tmcr.scoring.shards import is_shard, members, photo_count
+from tmcr.wording import counted
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Survey:
     digest: str
 
     def __str__(self) -> str:
-        return f"{self.entries:,} entries" if self.photos is None else f"{self.photos:,} photos"
+        if self.photos is None:
+            return "1 entry" if self.entries == 1 else f"{self.entries:,} entries"
+        return counted(self.photos, "photo")
 
 
 def list_sources(sources: Sequence[str], into: Path | None, *, never: Path | None = None) -> Survey:

@@ -32,6 +32,7 @@ from tmcr.scoring.feature_folder import FeatureFolder
 from tmcr.scoring.photo import Photo
 from tmcr.scoring.repeats import Repeats, Slot
 from tmcr.streaming import ordered_map, overlapped, unordered_map
+from tmcr.wording import counted
 
 if TYPE_CHECKING:
     from tmcr.assessor import Assessor
@@ -297,7 +298,7 @@ class _Encoder:
         self._most = size // 2
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        self._note(f"{device} ran out of memory: going on with {self._most} photos at a time")
+        self._note(f"{device} ran out of memory: going on with {counted(self._most, 'photo')} at a time")
 
 
 def _rows(assessor: Assessor, batch: _Batch, folder: FeatureFolder | None) -> list[Row]:

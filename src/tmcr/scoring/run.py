@@ -21,6 +21,7 @@ from tmcr.scoring.numbering import final_rows
 from tmcr.scoring.parts import Manifest, PartsWriter, ResultsFolder
 from tmcr.scoring.photo import Photo
 from tmcr.scoring.rows import RowSet
+from tmcr.wording import counted
 
 if TYPE_CHECKING:
     from tmcr.assessor import Assessor
@@ -240,13 +241,14 @@ class Run:
         if differences := folder.manifest.differences(described):
             state = "results" if self.finished else "an unfinished run"
             raise DataError(
-                f"{self.folder} holds {state} of {self.count:,} photos, but since then {' and '.join(differences)} "
-                "changed; --restart throws them away and begins anew, another --out leaves them alone"
+                f"{self.folder} holds {state} of {counted(self.count, 'photo')}, but since then "
+                f"{' and '.join(differences)} changed; --restart throws them away and begins anew, "
+                "another --out leaves them alone"
             )
         if self.finished:
             self._note(f"{self.folder} is complete; --restart scores all anew")
         elif self.count:
-            self._note(f"going on after {self.count:,} photos of an earlier run")
+            self._note(f"going on after {counted(self.count, 'photo')} of an earlier run")
 
     def _description(self, survey: Survey) -> Manifest:
         from tmcr import __version__
@@ -308,7 +310,7 @@ class Run:
         most = self._plan.max_errors
         if most is not None and errors > most:
             raise DataError(
-                f"{errors:,} photos cannot be read, more than --max-errors {most:,}; {self._so_far()} "
+                f"{counted(errors, 'photo')} cannot be read, more than --max-errors {most:,}; {self._so_far()} "
                 "with a larger --max-errors"
             )
 
@@ -325,7 +327,9 @@ class Run:
             return "nothing is kept; a run with --out can be taken up again"
         of = f" of {self.total:,}" if self.total is not None else ""
         count = self.count if self._folder.begun else 0
-        return f"{count:,}{of} photos are scored and kept in {self.folder}; the same command goes on from there"
+        photos = f"{count:,}{of} photos" if of else counted(count, "photo")
+        are = "is" if count == 1 else "are"
+        return f"{photos} {are} scored and kept in {self.folder}; the same command goes on from there"
 
 
 class _PartsAfterFeatures(PartsWriter):

@@ -60,7 +60,8 @@ def members(shard: str, *, column: str | None, limits: ImageLimits) -> Iterator[
     except FileNotFoundError:
         yield Member(shard, error=ImageError("missing", "no such shard", shard), breaks_off=True)
     except Exception as error:  # whatever the plug-in, pyarrow or zlib makes of damage and lost connections
-        detail = f"the shard cannot be read beyond its first {count} photos" if count else "the shard cannot be read"
+        first = "its first photo" if count == 1 else f"its first {count} photos"
+        detail = f"the shard cannot be read beyond {first}" if count else "the shard cannot be read"
         failure = ImageError("unreadable", f"{detail} ({first_line(error)})", shard)
         yield Member(shard, error=failure, breaks_off=True)
 
