@@ -432,9 +432,9 @@ def test_features_of_other_encoders_are_refused_in_one_line(
 
 def test_a_run_taken_up_with_features_kept_otherwise_is_refused(tmp_path: Path) -> None:
     photos = grey(tmp_path / "photos", 4)
-    score(Keeping(), photos, tmp_path / "results")
+    score(Keeping(), photos, tmp_path / "results", batch_size=4)
     with pytest.raises(DataError, match=r"settings \(features\) changed"):
-        score(Keeping(), photos, tmp_path / "results", features=tmp_path / "features")
+        score(Keeping(), photos, tmp_path / "results", features=tmp_path / "features", batch_size=4)
 
 
 def test_damage_and_strangers_are_one_line(starter: Assessor, tmp_path: Path) -> None:
