@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-import subprocess
+import platform
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tmcr.hardware import Hardware, _quota, processors
+from tmcr.hardware import (
+    _M_MMAP_THRESHOLD,
+    _M_TRIM_THRESHOLD,
+    Hardware,
+    _quota,
+    keep_freed_memory,
+    processors,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,30 +41,37 @@ def test_the_quota_of_a_container_is_rounded_up_to_whole_processors(
     assert processors() >= 1
 
 
-FAULTS_OF_EVERY_ROUND = """
-import resource, sys, torch
-from tmcr.hardware import keep_freed_memory
-if sys.argv[1] == "kept":
+@pytest.mark.parametrize(
+    ("system", "environment", "asked"),
+    [
+        ("linux", {}, [(-3, 32 * 2**20), (-1, 256 * 2**20)]),
+        ("linux", {"MALLOC_TRIM_THRESHOLD_": "131072"}, []),
+        ("linux", {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}, []),
+        ("darwin", {}, []),
+    ],
+)
+def test_freed_memory_is_kept_where_nobody_has_chosen_otherwise(
+    system: str, environment: dict[str, str], asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda *call: calls.append(call))
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_"))]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: library)
     keep_freed_memory()
-def faults():
-    blocks = [torch.ones(2**22) for _ in range(4)]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-counts = [faults() for _ in range(12)]
-print((counts[-1] - counts[4]) / 7)
-"""
+    assert calls == asked
+    del library.mallopt  # another C library than glibc
+    keep_freed_memory()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's own")
-def test_freed_memory_is_kept_unless_the_environment_says_otherwise() -> None:
-    def faults(way: str, **more: str) -> float:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-        command = [sys.executable, "-c", FAULTS_OF_EVERY_ROUND, way]
-        return float(subprocess.run(command, env=clean | more, check=True, capture_output=True, text=True).stdout)
-
-    given_back = faults("given back")
-    assert given_back > 1000  # 64 MiB in pages of 4 KiB, or larger ones
-    assert faults("kept") < given_back / 10
-    assert faults("kept", MALLOC_TOP_PAD_="131072") > given_back / 10  # their choice, whatever it is, stands
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's own")
+def test_glibc_takes_the_thresholds() -> None:
+    mallopt = ctypes.CDLL(None).mallopt
+    assert mallopt(_M_MMAP_THRESHOLD, 32 * 2**20) == 1
+    assert mallopt(_M_TRIM_THRESHOLD, 256 * 2**20) == 1
 
 
 def test_fp32_on_a_gpu_is_not_rounded_by_cudnn() -> None:
