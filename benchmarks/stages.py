@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks.photos import SMALL, origin, write_photos
 from benchmarks.record import Result, result
 from benchmarks.timing import alternated, samples
+from tmcr.assessment import Assessment
 from tmcr.assessor import load
 from tmcr.hardware import torch_threads
 from tmcr.images import PhotoBytes, content_hash, read_bytes
@@ -34,9 +35,12 @@ def measure(quick: bool) -> Iterator[Result]:
         data = [PhotoBytes(str(path), read_bytes(path)) for path in paths]
         batches = list(batched([assessor.prepare(each) for each in data], size))
         features = [assessor.features(batch) for batch in batches]
-        verdicts = [
-            each for batch, made in zip(batches, features, strict=True) for each in assessor.verdicts(batch, *made)
-        ]
+
+        def assess() -> list[Assessment]:
+            pairs = zip(batches, features, strict=True)
+            return [verdict for batch, made in pairs for verdict in assessor.verdicts(batch, *made)]
+
+        verdicts = assess()
 
         def write() -> None:
             writer = ParquetWriter(Path(name) / "results.parquet")
@@ -49,9 +53,7 @@ def measure(quick: bool) -> Iterator[Result]:
                 "reading and hashing": lambda: [content_hash(PhotoBytes("", read_bytes(path))) for path in paths],
                 "decoding and resizing": lambda: [assessor.prepare(each) for each in data],
                 ENCODERS: lambda: [assessor.features(batch) for batch in batches],
-                "verdicts": lambda: [
-                    assessor.verdicts(batch, *made) for batch, made in zip(batches, features, strict=True)
-                ],
+                "verdicts": assess,
                 "rows": write,
             },
             rounds=2 if quick else 5,

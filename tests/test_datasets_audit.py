@@ -224,8 +224,8 @@ def test_mistakes_on_the_command_line_are_one_line(
     for arguments, says in (
         ((rated, rated), "given twice"),
         ((rated, "--no-photos", "--exclusions", tmp_path / "x"), "works on one SPEC, with its photos"),
-        ((rated, "--out", tmp_path / "no" / "x.json"), "cannot be written"),
-        ((rated, "--out", tmp_path / "x.txt"), "name a file that ends in .json"),
+        ((rated, "--out", "/proc/x.json"), "cannot be written"),
+        ((rated, "--out", tmp_path / "x.txt"), "a report is written as .json"),
         ((f"{rated}?sep=,", "--out", rated.removeprefix("csv:")), "is the ratings file itself"),
         ((rated, "--exclusions", rated.removeprefix("csv:")), "is the ratings file itself"),
         (("foo",), "data SPEC 'foo' is none of"),

@@ -53,7 +53,9 @@ def check(
 
         tmcr data check ava:official@data/ava ava:tanet@data/ava eva@data/eva --no-photos
     """
-    from tmcr.datasets.audit import audit, check_report, read_sets, refuse_ratings
+    from tmcr.datasets.audit import audit, read_sets, refuse_ratings
+    from tmcr.destinations import check_file
+    from tmcr.disk import write_whole
     from tmcr.errors import ConfigError
     from tmcr.report.terminal import make_console, progress
 
@@ -62,7 +64,8 @@ def check(
     if len(set(specs)) < len(specs):
         raise ConfigError("the same SPEC is given twice; give each once")
     if out is not None:
-        check_report(out, specs)
+        refuse_ratings(out, specs)
+        check_file(out, (".json",), "a report")
     if exclusions is not None:
         refuse_ratings(exclusions, specs)
     if photos and workers is None:
@@ -77,7 +80,7 @@ def check(
         if out is not None:
             import json
 
-            out.write_text(json.dumps(result.to_dict(), indent=2, ensure_ascii=False), encoding="utf-8")
+            write_whole(out, json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
         if exclusions is not None:
             ids = dict.fromkeys(learnt for learnt, _ in result.sets[0].leaks)
             exclusions.write_text("".join(f"{photo}\n" for photo in ids), encoding="utf-8")

@@ -157,19 +157,6 @@ def read_sets(specs: Iterable[str]) -> dict[str, Manifest]:
     return {spec: load_manifest(spec) for spec in specs}
 
 
-def check_report(out: Path, specs: Iterable[str]) -> None:
-    """Find out before the work whether a report can be written to `out`.
-
-    Raises:
-        ConfigError: it does not end in .json, its folder is missing, or it is a ratings file of `specs`.
-    """
-    refuse_ratings(out, specs)
-    if out.suffix.lower() != ".json":
-        raise ConfigError(f"{out}: the report is written as JSON; name a file that ends in .json")
-    if not out.parent.is_dir():
-        raise ConfigError(f"{out}: cannot be written there (no such folder); choose another place")
-
-
 def refuse_ratings(out: Path, specs: Iterable[str]) -> None:
     """Refuse to write over a ratings file of `specs`.
 
