@@ -1,7 +1,7 @@
 """Do a checkpoint's batch statistics tell right tags from wrong ones? A rehearsal with a head trained here.
 
 A head of the authors' form (Linear–BatchNorm–ReLU on 100 × cosines) is trained on real photos with the bundled
-encoder and tags; then `tmcr.official_checkpoint.mean_embedding` has to find the mean photo again, with the right tags
+encoder and tags; then `tmcr.official.head.mean_embedding` has to find the mean photo again, with the right tags
 and with wrong ones. The layer has 4/3 as many units as embeddings have numbers, as theirs has (1,024 to 768).
 
 python -m benchmarks.official_tags --data oasis@../shared/data/oasis
@@ -18,7 +18,8 @@ from benchmarks.mean_only import embeddings
 from tmcr.datasets import load_manifest
 from tmcr.losses import emd_loss
 from tmcr.modelfolder import STARTER, load_model
-from tmcr.official_checkpoint import MISFIT_LIMIT, mean_embedding
+from tmcr.official.head import mean_embedding
+from tmcr.official.importing import MISFIT_LIMIT
 
 LEARNING_RATE, DECAY, BATCH = 1e-4, 0.9, 64  # the paper's
 

@@ -23,16 +23,11 @@ from tmcr.errors import ModelError, TagError, TmcrError
 from tmcr.hardware import pick_hardware
 from tmcr.matching import text_matrix
 from tmcr.modelfolder import load_model
-from tmcr.official_checkpoint import (
-    convert_encoder,
-    convert_head,
-    import_checkpoint,
-    mean_embedding,
-    mean_level,
-    read_checkpoint,
-    read_official_tags,
-    swin_config,
-)
+from tmcr.official.checkpoint import read_checkpoint
+from tmcr.official.head import convert_head, mean_embedding, mean_level
+from tmcr.official.importing import import_checkpoint
+from tmcr.official.swin import convert_encoder, swin_config
+from tmcr.official.tags import read_official_tags
 from tmcr.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 SEMANTIC = ["cat", "dog", "lake", "a photo of a cat", "a dog of a lake"]
@@ -137,7 +132,7 @@ def test_the_toy_twin_gives_the_level_features_and_distributions_of_the_original
 def test_every_released_tensor_has_its_place_in_the_full_size_model(shared_data: Path) -> None:
     from transformers import SwinConfig, SwinModel
 
-    from tmcr.official_checkpoint import _relative_position_index, _swin_state
+    from tmcr.official.swin import _relative_position_index, _swin_state
 
     shapes = json.loads((shared_data / "official_checkpoint" / "released_keys.json").read_text())
     config = swin_config(shapes)

@@ -49,7 +49,7 @@ def import_(
     from tmcr.errors import ConfigError
     from tmcr.hardware import pick_hardware
     from tmcr.modelfolder import save_model
-    from tmcr.official_checkpoint import MISFIT_LIMIT, import_checkpoint, official_card
+    from tmcr.official.importing import MISFIT_LIMIT, import_checkpoint, official_card
     from tmcr.report.terminal import make_console
 
     check_model_folder(out)
