@@ -25,7 +25,8 @@ from tmcr.images import content_hash
 from tmcr.modelfolder import load_model
 from tmcr.training.config import TrainConfig, preset
 from tmcr.training.heads import similarity_statistics
-from tmcr.training.pipeline import Run, train
+from tmcr.training.pipeline import Run
+from tmcr.training.train import train
 
 SETTINGS = {
     "cluster.k": 2,
@@ -191,7 +192,8 @@ import sys, time
 from pathlib import Path
 from tmcr.training.config import TrainConfig, preset
 from tmcr.training.heads import similarity_statistics
-from tmcr.training.pipeline import Run, train
+from tmcr.training.pipeline import Run
+from tmcr.training.train import train
 from tmcr.training.stage import MetricsLog
 add = MetricsLog.add
 def slow(self, stage, **values):

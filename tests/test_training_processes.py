@@ -32,9 +32,10 @@ from tmcr.preprocess import PreprocessSpec
 from tmcr.training.config import TrainConfig, preset
 from tmcr.training.gradient_cache import backward_in_chunks
 from tmcr.training.photos import PhotoViews
-from tmcr.training.pipeline import Run, train
+from tmcr.training.pipeline import Run
 from tmcr.training.processes import ALONE, Processes, joined
 from tmcr.training.stage import Silent, Stage
+from tmcr.training.train import train
 
 COUNT = 3
 LEVELS = torch.tensor([0, 3, 1, 2, 0, 1, 4, 0, 2, 3, 4, 1])  # every share has photos of several levels
@@ -442,7 +443,8 @@ def test_torchrun_takes_a_killed_run_up_and_ends_with_the_numbers_and_files_of_o
         assert reports[1][name] == pytest.approx(reports[0][name], rel=1e-3), name
     assert files(tmp_path / "two") - {"curves.png"} == files(tmp_path / "one")
     embeddings = [np.load(tmp_path / name / "stages" / "match" / "embeddings.npy") for name in ("one", "two")]
-    np.testing.assert_array_equal(*embeddings)
+    # Not to the last bit: how a product is split among two threads, or not among one, differs by processor.
+    np.testing.assert_allclose(*embeddings, rtol=0, atol=1e-6)
 
 
 def metrics(folder: Path) -> list[tuple[str, float, float]]:

@@ -31,6 +31,7 @@ from tmcr.training.config import preset
 from tmcr.training.levels import BalancedBatches, score_levels
 from tmcr.training.pipeline import Run
 from tmcr.training.stage import Silent
+from tmcr.training.train import trained_model
 
 RANK_EPOCHS, FIT_EPOCHS = 1, 1  # of the paper's 50, and of as many as validation asks for
 SEMANTIC, ATTRIBUTE = 2145, 1659  # tags, as in the paper
@@ -232,7 +233,7 @@ def write_model(out: Path, watch: Watch) -> Facts:
     run = open_run(out, watch)
     fitted, metrics = run.fit(), json.loads((out / "report.json").read_text())
     with watch("write"):
-        model = run.model(fitted, "ava-rehearsal", metrics)
+        model = trained_model(run, fitted, "ava-rehearsal", metrics)
         save_model(model, out / "model", card=model_card(model))
     with watch("read"):
         learnt = load_model(out / "model").learnt

@@ -28,7 +28,8 @@ from tmcr.datasets import load_manifest
 from tmcr.experiments.judge import judge
 from tmcr.modelfolder import STARTER, save_model
 from tmcr.training.config import TrainConfig, preset
-from tmcr.training.pipeline import Run, train
+from tmcr.training.pipeline import Run
+from tmcr.training.train import train
 
 PAIR_PHOTOS, PAIR_SIDE = 400, 400
 SETTINGS: dict[str, object] = {

@@ -45,8 +45,8 @@ def train(
     from tmcr.training.config import parse_setting
     from tmcr.training.config import preset as preset_called
     from tmcr.training.pipeline import Run
-    from tmcr.training.pipeline import train as run_training
     from tmcr.training.processes import joined
+    from tmcr.training.train import train as run_training
 
     overrides = dict(parse_setting(text) for text in settings or [])
     told = {"data": data, "seed": seed, "device": device, "tags": tags, "features": features}

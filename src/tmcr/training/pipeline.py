@@ -1,20 +1,18 @@
-"""A training run from rated photos to a model folder: match → cluster → rank → fit → evaluate.
+"""The stages of a training run: match → cluster → rank → fit → evaluate.
 
 Each stage leaves its result in the run folder, is skipped while its inputs stay the same, and is taken up
 again where a kill left it. `Run` exposes the stages one by one, so that an experiment can fit several heads
-on one ranked encoder; `train` goes through all of them.
+on one ranked encoder; `tmcr.training.train` goes through all of them.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +23,33 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tmcr.datasets import load_manifest
-from tmcr.datasets.leakage import Learnt, check_leakage
+from tmcr.datasets.leakage import check_leakage
 from tmcr.datasets.manifest import Manifest
 from tmcr.datasets.splits import carve_validation
 from tmcr.disk import write_whole
-from tmcr.encoders import ImageEncoder, ImageTextEncoder, load_image_encoder, load_image_text_encoder
+from tmcr.encoders import ImageEncoder, ImageTextEncoder
 from tmcr.errors import DataError
 from tmcr.features import EncoderUse, FeatureStore, store_key
 from tmcr.hardware import Hardware, pick_hardware
-from tmcr.matching import similarity_moments, text_matrix
+from tmcr.matching import text_matrix
 from tmcr.metrics import Report, evaluate
-from tmcr.modelfolder import STARTER, ClusterTable, ImageTextSource, TrainedModel, save_model
+from tmcr.modelfolder import ClusterTable
 from tmcr.network import HeadConfig, PredictionHead
-from tmcr.preprocess import PreprocessSpec, official_image, official_image_text
+from tmcr.preprocess import PreprocessSpec
 from tmcr.scoring.feature_files import KeptEmbeddings
 from tmcr.tags import TagLibraries
-from tmcr.training.card import model_card
 from tmcr.training.clusters import characteristic_tags, fit_clusters, score_quantiles
 from tmcr.training.config import FitConfig, TrainConfig
 from tmcr.training.fit import FitData, level_features, predict
 from tmcr.training.heads import HeadFitter, check_settings
 from tmcr.training.levels import BalancedBatches, score_levels
-from tmcr.training.match import Matched, embed_photos, embedding_moments, load_matched
+from tmcr.training.match import Matched, embed_photos, load_matched
 from tmcr.training.pairs import Pairs, build_pairs, joined, load_pairs, save_pairs, unlabelled_photos
 from tmcr.training.photos import PhotoViews
 from tmcr.training.processes import ALONE, Processes
 from tmcr.training.rank import rank
 from tmcr.training.stage import MetricsLog, Progress, Silent, Stage, digest
+from tmcr.training.starting import frozen_encoder, starting_encoder
 
 RESAMPLES = 1000  # of the bootstrap behind each confidence interval
 
@@ -118,34 +116,11 @@ class Run:
         """The frozen image–text encoder."""
         if self._image_text is not None:
             return self._image_text
-        encoders = self.config.encoders
-        encoder = load_image_text_encoder(_place(encoders.image_text), revision=encoders.image_text_revision)
-        if encoders.preprocessing == "official":
-            encoder.preprocess = official_image_text(encoder.preprocess.size)
-        encoder.preprocess = replace(encoder.preprocess, mirrored=encoders.mirrored)
-        return encoder
+        return frozen_encoder(self.config.encoders)
 
     def starting_encoder(self) -> ImageEncoder:
         """The image encoder as it is before contrastive ranking, with the run's preprocessing."""
-        encoders = self.config.encoders
-        if self._image is not None:
-            encoder = copy.deepcopy(self._image)  # training changes it in place
-        else:
-            torch.manual_seed(self.config.seed)
-            encoder = load_image_encoder(
-                _place(encoders.image),
-                revision=encoders.image_revision,
-                pretrained=encoders.image_weights == "pretrained",
-            )
-        own = encoder.preprocess
-        if encoders.preprocessing == "official":
-            encoder.preprocess = official_image(own.size)
-        else:
-            encoder.preprocess = own.with_margin(encoders.image_crop_from, squash=encoders.squash)
-        encoder.preprocess = replace(encoder.preprocess, mirrored=encoders.mirrored)
-        if self.config.compile:
-            encoder.tower.compile()
-        return encoder
+        return starting_encoder(self.config, self._image)
 
     # ---- match ----------------------------------------------------------------------------------------------
 
@@ -370,48 +345,6 @@ class Run:
             seed=self.config.seed,
         )
 
-    # ---- model ----------------------------------------------------------------------------------------------
-
-    def model(self, fitted: Fitted, name: str, metrics: dict[str, Any]) -> TrainedModel:
-        """Everything together, ready to be saved."""
-        table, _ = self.clusters
-        mean, covariance = embedding_moments(self.matched.embeddings, self.part("train"))
-        similarity_mean, similarity_std = similarity_moments(self.matched.text, mean, covariance)
-        encoder = self.image_text
-        return TrainedModel(
-            name=name,
-            head=fitted.head,
-            encoder=fitted.encoder,
-            image_text=ImageTextSource(
-                encoder.name,
-                self.config.encoders.image_text_revision,
-                encoder.fingerprint,
-                encoder.preprocess,
-            ),
-            libraries=self.libraries,
-            text=self.matched.text,
-            clusters=table,
-            similarity_mean=similarity_mean,
-            similarity_std=similarity_std,
-            embedding_mean=mean,
-            embedding_covariance=covariance,
-            score_values=torch.from_numpy(self.manifest.score_values).float(),
-            learnt=Learnt.from_manifest(self.manifest, self.matched.hashes),
-            training={
-                "data": self.config.data,
-                "source": self.manifest.source,
-                "description": self.manifest.description,
-                "photos": {part: len(self.part(part)) for part in ("train", "val", "test")},
-                "unreadable": len(self.matched.errors),
-                "leakage_allowed": self.config.allow_leakage,
-                "preset": self.config.preset,
-                "seed": self.config.seed,
-                "config": json.loads(self.config.to_json()),
-                "versions": {package: version(package) for package in ("tmcr", "torch", "transformers")},
-            },
-            metrics=metrics,
-        )
-
     # ---- shared ---------------------------------------------------------------------------------------------
 
     def _run_stage(self, stage: Stage, work: Any, *, together: bool = False) -> None:
@@ -525,38 +458,6 @@ class Run:
             validation=self.part("val"),
             level_features=features,
         )
-
-
-def train(run: Run, name: str | None = None) -> tuple[Path, Report | None]:
-    """Go through all stages; returns the model folder and, where there is a test part, its evaluation."""
-    fitted = run.fit()
-    report: Report | None = None
-    results: dict[str, Any] = {}
-    if len(run.part("test")):
-        run.progress.start("evaluate", 1)
-        report = run.evaluate(fitted)
-        results = report.to_dict()
-        run.progress.step()
-        if run.processes.first:
-            write_whole(run.folder / "report.json", json.dumps(results, indent=2))
-        run.progress.finish(f"evaluate: test photos {len(run.part('test'))}")
-    model = run.model(fitted, name or run.folder.resolve().name, results)
-    if run.processes.first:
-        local = Path(_place(run.config.encoders.image_text))
-        save_model(
-            model,
-            run.folder / "model",
-            card=model_card(model),
-            image_text_folder=local if local.is_dir() else None,
-            storage=run.config.encoders.storage,
-        )
-    run.processes.wait()
-    return run.folder / "model", report
-
-
-def _place(source: str) -> str:
-    """The bundled model's own encoder goes by the name "starter"."""
-    return str(STARTER / "image_text") if source == "starter" else source
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
