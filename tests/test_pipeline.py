@@ -26,6 +26,7 @@ from tmcr.modelfolder import load_model
 from tmcr.training.config import TrainConfig, preset
 from tmcr.training.heads import similarity_statistics
 from tmcr.training.pipeline import Run
+from tmcr.training.starting import encoder_digest
 from tmcr.training.train import train
 
 SETTINGS = {
@@ -349,10 +350,10 @@ def test_the_encoder_is_known_by_its_weights_and_not_by_how_many_threads_add_the
         known = set()
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            known.add(Run._encoder_digest(encoder))
+            known.add(encoder_digest(encoder))
     finally:
         torch.set_num_threads(threads)
     assert len(known) == 1
     weight = next(value for value in encoder.state_dict().values() if value.dim() == 4)
     weight.copy_(weight.flip(0))  # the same numbers in other places have the same sum and norm
-    assert Run._encoder_digest(encoder) not in known
+    assert encoder_digest(encoder) not in known

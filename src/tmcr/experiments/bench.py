@@ -8,7 +8,6 @@ and the code that made them. A stopped experiment goes on where it stood; a chan
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +34,7 @@ from tmcr.training.match import Matched
 from tmcr.training.photos import PhotoViews
 from tmcr.training.pipeline import Fitted, Run
 from tmcr.training.stage import Progress, Silent, digest
+from tmcr.training.starting import encoder_digest
 
 if TYPE_CHECKING:
     from tmcr.experiments.systems import System
@@ -246,7 +246,7 @@ class Bench:
             check_leakage(cell.manifest.take(self._matched.rows), self._matched.hashes, allow=config.allow_leakage)
             run.matched = self._matched
         if self._image_weights is None:
-            self._image_weights = weights_digest(run.starting_encoder())
+            self._image_weights = encoder_digest(run.starting_encoder())
         encoders = [run.image_text.fingerprint, run.libraries.hash, self._image_weights]
         if not len(run.part("test")):
             raise ConfigError(f"{cell.name}: none of its test photos can be read; take fewer folds")
@@ -263,15 +263,6 @@ def rows_of(matched: Matched, rows: Rows) -> Matched:
         # All of them in their order are not copied: of a large set they are most of what memory holds.
         embeddings=matched.embeddings if unchanged else matched.embeddings[rows],
     )
-
-
-def weights_digest(encoder: ImageEncoder) -> str:
-    """Digest of an encoder's weights: the folder that they came from may hold others tomorrow."""
-    total = hashlib.sha256()
-    for name, tensor in encoder.state_dict().items():
-        total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()
 
 
 def slug(name: str) -> str:

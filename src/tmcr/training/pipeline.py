@@ -7,7 +7,6 @@ on one ranked encoder; `tmcr.training.train` goes through all of them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -49,7 +48,7 @@ from tmcr.training.photos import PhotoViews
 from tmcr.training.processes import ALONE, Processes
 from tmcr.training.rank import rank
 from tmcr.training.stage import MetricsLog, Progress, Silent, Stage, digest
-from tmcr.training.starting import frozen_encoder, starting_encoder
+from tmcr.training.starting import encoder_digest, frozen_encoder, starting_encoder
 
 RESAMPLES = 1000  # of the bootstrap behind each confidence interval
 
@@ -228,7 +227,7 @@ class Run:
         scores = self.manifest.scores[train]
         inputs = {
             "config": config.model_dump(),
-            "encoder": self._encoder_digest(encoder),
+            "encoder": encoder_digest(encoder),
             "cluster": Stage(self.folder, "cluster", {}).folder.joinpath("done.json").read_text(),
             "seed": self.config.seed,
             "precision": self.hardware.bf16,
@@ -283,7 +282,7 @@ class Run:
             "tags": self.libraries.hash,
             "splits": self.manifest.splits,
             "distributions": self.manifest.distributions.tolist(),
-            "encoder": self._encoder_digest(encoder) if encoder is not None else None,
+            "encoder": encoder_digest(encoder) if encoder is not None else None,
             "seed": self.config.seed,
             "precision": self.hardware.bf16,
         }
@@ -371,14 +370,6 @@ class Run:
             }
         )
 
-    @staticmethod
-    def _encoder_digest(encoder: ImageEncoder) -> str:
-        weights = hashlib.blake2b(digest_size=16)
-        for key, value in encoder.state_dict().items():
-            weights.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-            weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest({"weights": weights.hexdigest(), "preprocess": encoder.preprocess.to_dict()})
-
     def _head_config(self, config: FitConfig, encoder: ImageEncoder | None) -> HeadConfig:
         return HeadConfig(
             n_semantic=len(self.libraries.semantic),
@@ -407,7 +398,7 @@ class Run:
             inputs = {
                 "photos": [str(path) for path in paths],
                 "image_text": [self.image_text.fingerprint, self.image_text.preprocess.to_dict()],
-                "encoder": self._encoder_digest(encoder) if encoder is not None else None,
+                "encoder": encoder_digest(encoder) if encoder is not None else None,
                 "copies": config.pair_copies,
                 "seed": self.config.seed,
                 "precision": self.hardware.bf16,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from dataclasses import replace
 
 import torch
@@ -11,6 +12,7 @@ from tmcr.encoders import ImageEncoder, ImageTextEncoder, load_image_encoder, lo
 from tmcr.modelfolder import STARTER
 from tmcr.preprocess import official_image, official_image_text
 from tmcr.training.config import EncodersConfig, TrainConfig
+from tmcr.training.stage import digest
 
 
 def place_of(source: str) -> str:
@@ -48,3 +50,12 @@ def starting_encoder(config: TrainConfig, given: ImageEncoder | None = None) -> 
     if config.compile:
         encoder.tower.compile()
     return encoder
+
+
+def encoder_digest(encoder: ImageEncoder) -> str:
+    """Of weights and preprocessing: the folder that they came from may hold others tomorrow."""
+    weights = hashlib.blake2b(digest_size=16)
+    for key, value in encoder.state_dict().items():
+        weights.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest({"weights": weights.hexdigest(), "preprocess": encoder.preprocess.to_dict()})
