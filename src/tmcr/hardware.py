@@ -131,8 +131,8 @@ def keep_freed_memory() -> None:
     """Have the C library keep blocks that are freed, up to 256 MiB, instead of giving each back to the system.
 
     What a layer makes of a batch is such a block. Without this, glibc asks for all of them anew for every batch, and
-    the system clears them page by page: 7 % of the time of a small encoder. Other C libraries, and a process whose
-    environment sets this up itself, are left as they are.
+    the system clears them page by page while a small encoder waits. Other C libraries, and a process whose environment
+    sets this up itself, are left as they are.
     """
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     if chosen or not sys.platform.startswith("linux"):

@@ -83,7 +83,7 @@ def check(
             write_whole(out, json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
         if exclusions is not None:
             ids = dict.fromkeys(learnt for learnt, _ in result.sets[0].leaks)
-            exclusions.write_text("".join(f"{photo}\n" for photo in ids), encoding="utf-8")
+            write_whole(exclusions, "".join(f"{photo}\n" for photo in ids))
     except OSError as error:
         raise ConfigError(f"{error.filename}: cannot be written ({error.strerror}); choose another place") from None
     _print(result, make_console())

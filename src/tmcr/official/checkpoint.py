@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tmcr.errors import ModelError
+from tmcr.errors import ModelError, first_line
 
 _PARTS = ("AL", "TF_Fea_shift", "AL_Fea_shift", "regression")
 _PICKLES = tuple(bytes([0x80, version]) for version in range(2, 6))  # how such files begin, where they are no archives
@@ -36,8 +36,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             ) from None
         raise ModelError(f"{path}: is no checkpoint, or is damaged; download TMCR_AVA.pt again") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ModelError(f"{path}: cannot be read as a checkpoint ({reason}); download it again") from None
+        raise ModelError(f"{path}: cannot be read as a checkpoint ({first_line(error)}); download it again") from None
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -46,13 +45,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     tensors = {str(name).removeprefix("module."): value for name, value in content.items()}
     found = {name.partition(".")[0] for name in tensors}
     if missing := [part for part in _PARTS if part not in found]:
-        raise ModelError(f"{path}: has no {missing[0]}.*, so it is not the authors' TMCR; it has {_some(found)}")
+        has = ", ".join(sorted(found)[:5]) or "nothing"
+        raise ModelError(f"{path}: has no {missing[0]}.*, so it is not the authors' TMCR; it has {has}")
     if unknown := found - set(_PARTS):
         raise ModelError(f"{path}: has {min(unknown)}.*, which the authors' TMCR does not have")
     if broken := [name for name, value in tensors.items() if not value.double().isfinite().all()]:
         raise ModelError(f"{path}: {broken[0]} is not finite; download the checkpoint again")
     return tensors
-
-
-def _some(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:5]) or "nothing"
