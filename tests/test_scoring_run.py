@@ -110,7 +110,8 @@ def test_every_photo_is_a_row_and_equal_bytes_are_scored_once(
 def test_batches_are_full_whatever_lies_between_the_photos(photos: Path, tmp_path: Path) -> None:
     model = StandIn()
     complete(model, photos, None, batch_size=5)
-    assert model.batches == [5, 5, 5, 5, 5, 5, 2]
+    # Two batches are under way at once: which of them is noted down first is chance.
+    assert sorted(model.batches, reverse=True) == [5, 5, 5, 5, 5, 5, 2]
 
 
 def test_a_shard_that_breaks_off_when_a_run_goes_on_costs_no_photo_of_another(
