@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tmcr.assessment import Assessment, Facet
+from tmcr.assessment import Assessment, Cluster, Facet, Tag
 from tmcr.evaluation import Evaluation
 from tmcr.metrics import METRIC_NAMES, Interval, Report
 from tmcr.report.evaluation import print_evaluation
-from tmcr.report.terminal import counted, explain_panel, metrics_table
+from tmcr.report.terminal import counted, explain_panel, metrics_table, ranking_table
 
 REPORT = Report(
     n=85, acc=0.751, srcc=-0.123, plcc=0.457, mse=1.507, emd1=0.131, emd2=0.162,
@@ -82,3 +82,25 @@ def test_one_is_no_plural() -> None:
         "2 photos",
         "1,371 photos",
     ]
+
+
+@pytest.mark.parametrize(("width", "kind"), [(140, True), (80, False)])
+def test_the_ranking_names_tags_of_ones_own_that_fit(width: int, kind: bool) -> None:
+    own = (Tag("lightning", 0.4, 2.5), Tag("[dog]", 0.3, 1.2), Tag("sunset", 0.2, 0.3))
+    verdict = Assessment(
+        "a.jpg", 5.5, 1.2, (0.5, 0.5), (5.0, 6.0), percentile=60.0, cluster=Cluster(0, ("lake",)), own_tags=own
+    )
+    on = console(width)
+    ranking_table([verdict, replace(verdict, photo="b.jpg", own_tags=())], on)
+    text = printed(on)
+    assert text.count("your tags") == 1
+    assert text.count("lightning, [dog]") == 1
+    assert "sunset" not in text
+    assert ("lake" in text) == kind
+
+
+def test_without_tags_of_ones_own_there_is_no_column_for_them() -> None:
+    on = console(80)
+    ranking_table([Assessment("a.jpg", 5.5, 1.2, (0.5, 0.5), (5.0, 6.0))], on)
+    assert "your tags" not in printed(on)
+    assert "among its kind" in printed(on)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -33,10 +33,12 @@ from tmcr.metrics import METRIC_NAMES, Report
 from tmcr.wording import counted
 
 Rows = Sequence[tuple[str, Sequence[str]]]  # name, cells
+_Column = tuple[str, int, Callable[[Assessment], str]]  # title, share of the width, cell in markup
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _GAP = 2  # between the columns of a table
 _NARROWEST_NAME = 8  # with the gap
+_FITS = 1.0  # standard deviations above the training photos from which on a tag of the user's own is worth a place
 _BETTER = {"acc": "↑", "srcc": "↑", "plcc": "↑", "mse": "↓", "emd1": "↓", "emd2": "↓"}
 
 
@@ -131,9 +133,9 @@ def ranking_table(verdicts: Sequence[Assessment], console: Console, *, limit: in
             table.add_column(title, justify="right", style=style, no_wrap=True)
         table.add_column("ratings", style="cyan", no_wrap=True)
         table.add_column("photo", overflow="ellipsis", no_wrap=True, max_width=36 if wide else 24)
-        table.add_column("among its kind", overflow="ellipsis", no_wrap=True, ratio=2)
-        if wide:
-            table.add_column("raised / lowered by", overflow="ellipsis", no_wrap=True, ratio=3)
+        about = _columns_about(ranked[:limit], wide)
+        for title, ratio, _ in about:
+            table.add_column(title, overflow="ellipsis", no_wrap=True, ratio=ratio)
         for place, verdict in enumerate(ranked[:limit], start=1):
             table.add_row(
                 str(place),
@@ -141,8 +143,7 @@ def ranking_table(verdicts: Sequence[Assessment], console: Console, *, limit: in
                 f"{verdict.std:.2f}",
                 _sparkline(verdict.distribution),
                 escape(names[verdict.photo]),
-                _standing(verdict),
-                *([_why(verdict)] if wide else []),
+                *(said(verdict) for _, _, said in about),
             )
         console.print(table)
         if len(ranked) > limit:
@@ -151,6 +152,13 @@ def ranking_table(verdicts: Sequence[Assessment], console: Console, *, limit: in
         console.print(f"[red]✗[/] {escape(names[verdict.photo])}: {escape(verdict.error or '')}")
     if len(failed) > limit:
         console.print(f"… and {len(failed) - limit} more that cannot be read; --out lists all", style="dim")
+
+
+def _columns_about(verdicts: Sequence[Assessment], wide: bool) -> list[_Column]:
+    """What is said of each photo beside its numbers. On a narrow screen the user's own tags take the kind's place."""
+    own: list[_Column] = [("your tags", 2, _own_tags)] if any(verdict.own_tags for verdict in verdicts) else []
+    kind: _Column = ("among its kind", 2, _standing)
+    return [kind, *own, ("raised / lowered by", 3, _why)] if wide else own or [kind]
 
 
 def explain_panel(verdict: Assessment) -> RenderableType:
@@ -251,6 +259,10 @@ def _standing_in_full(verdict: Assessment) -> str:
         return ""
     kind = escape(" · ".join(verdict.cluster.tags))
     return f"above {verdict.percentile:.0f} % of the training photos of its kind: [italic]{kind}[/]"
+
+
+def _own_tags(verdict: Assessment) -> str:
+    return escape(", ".join(tag.name for tag in verdict.own_tags if tag.z >= _FITS))
 
 
 def _why(verdict: Assessment, top: int = 3) -> str:
