@@ -38,14 +38,14 @@ SETTINGS: dict[str, object] = {
     "encoders.image_crop_from": 1.0,  # both encoders see the whole frame, so that it is prepared once for both
     "cluster.k": 8,
     "rank.epochs": 2,
-    "rank.learning_rate": 3e-5,
+    "rank.learning_rate": 1e-5,  # a few hundred photos are soon overlearnt
     "fit.mode": "lp",
     "fit.hidden": 32,
     "fit.heads": 4,  # heads of one recipe differ by as much as most settings do
     "fit.epochs": 10,
     "fit.pair_epochs": 20,
     "fit.pair_weight": 0.25,
-    "fit.pair_margin": 0.5,
+    "fit.pair_margin": 0.3,
     "fit.pair_batch": 96,
     "fit.spread": 1.0,
 }
