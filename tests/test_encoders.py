@@ -14,7 +14,13 @@ from safetensors.torch import load_file, save_file
 from tiny_models import VISION_KINDS
 from torch.nn.functional import normalize
 
-from tmcr.encoders import image_encoder_from_config, load_image_encoder, load_image_text_encoder, resolve_source
+from tmcr.encoders import (
+    PixelConvolution,
+    image_encoder_from_config,
+    load_image_encoder,
+    load_image_text_encoder,
+    resolve_source,
+)
 from tmcr.errors import ModelError, TagError
 from tmcr.modelfolder import STARTER
 
@@ -143,6 +149,24 @@ def test_a_mirrored_encoder_takes_the_mean_of_the_photo_and_its_mirror_image(tmp
         assert not torch.allclose(plain, flipped, atol=1e-5)
         torch.testing.assert_close(image_text.encode_images(PIXELS), image_text.encode_images(PIXELS.flip(3)))
         assert not torch.allclose(image_text.encode_images(PIXELS), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", VISION_KINDS)
+def test_pixels_are_read_in_fp32_under_bf16_autocast_and_the_rest_in_bf16(kind: str, tmp_path: Path) -> None:
+    encoder = load_image_encoder(str(tiny_models.vision(kind, tmp_path / kind))).eval()
+    side = encoder.preprocess.size
+    photos = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    first = next(module for module in encoder.modules() if isinstance(module, PixelConvolution))
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    first.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = encoder(photos)
+    with torch.no_grad():
+        exact = encoder(photos)
+    (pixels, under_autocast), (_, without) = seen
+    assert under_autocast.dtype == pixels.dtype == torch.float32
+    torch.testing.assert_close(under_autocast, without, atol=0, rtol=0)
+    assert not torch.equal(rounded.float(), exact)
 
 
 def test_random_weights_follow_the_seed_and_are_not_the_pretrained_ones(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ class ImageTower(nn.Module):
         self.vision_model, self.projection = vision_model, projection
         self.mirrored = False
         self.layout = _best_layout(vision_model)
+        _read_pixels_exactly(vision_model)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         pooled = self._pooled(pixel_values)
@@ -216,6 +217,7 @@ class ImageEncoder(nn.Module):
         self.preprocess = preprocess
         self._model_config = model_config
         self._layout = _best_layout(tower)
+        _read_pixels_exactly(tower)
         was_training = tower.training
         with torch.no_grad():
             self.width = int(self.eval()(torch.zeros(1, 3, preprocess.size, preprocess.size)).shape[1])
@@ -293,6 +295,26 @@ def _best_layout(tower: nn.Module) -> torch.memory_format:
     layout = torch.channels_last if convolutional else torch.contiguous_format
     tower.to(memory_format=layout)  # type: ignore[call-overload]
     return layout
+
+
+class PixelConvolution(nn.Conv2d):
+    """The convolution that pixels go through first, in fp32 under bf16 autocast too.
+
+    bf16 has fewer steps than a photo has shades. What is lost here is most of what a score loses in bf16, and this
+    layer a small part of the work.
+    """
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        with torch.autocast(pixels.device.type, enabled=False):
+            return super().forward(pixels.float())
+
+
+def _read_pixels_exactly(tower: nn.Module) -> None:
+    """Make a `PixelConvolution` of the layer that reads colour pixels, weights and names as they are."""
+    for module in tower.modules():
+        if type(module) is nn.Conv2d and module.in_channels == 3:
+            module.__class__ = PixelConvolution
+            return
 
 
 def _vision_config(config: dict[str, Any]) -> dict[str, Any]:
