@@ -169,6 +169,11 @@ def test_pixels_are_read_in_fp32_under_bf16_autocast_and_the_rest_in_bf16(kind: 
     assert not torch.equal(rounded.float(), exact)
 
 
+def test_an_image_text_encoder_reads_pixels_in_fp32_too(tmp_path: Path) -> None:
+    tower = load_image_text_encoder(str(tiny_models.clip(tmp_path / "clip"))).image_tower
+    assert sum(isinstance(module, PixelConvolution) for module in tower.modules()) == 1
+
+
 def test_random_weights_follow_the_seed_and_are_not_the_pretrained_ones(tmp_path: Path) -> None:
     folder = str(tiny_models.vision("resnet", tmp_path / "resnet"))
     drawn = []

@@ -300,8 +300,7 @@ def _best_layout(tower: nn.Module) -> torch.memory_format:
 class PixelConvolution(nn.Conv2d):
     """The convolution that pixels go through first, in fp32 under bf16 autocast too.
 
-    bf16 has fewer steps than a photo has shades. What is lost here is most of what a score loses in bf16, and this
-    layer a small part of the work.
+    bf16 has fewer steps than a photo has shades, and what is lost here no later layer brings back.
     """
 
     def forward(self, pixels: Tensor) -> Tensor:
