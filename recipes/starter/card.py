@@ -51,7 +51,7 @@ tmcr.load("starter").assess("photo.jpg").score
 ## What it is
 
 A ResNet of {_millions(measured["vision parameters"])} million parameters that looks at photos of 128 × 128 pixels,
-joined by a projection to a two-layer text tower; a second ResNet, begun as a copy of the first, that learnt to tell
+joined by a projection to a one-layer text tower; a second ResNet, begun as a copy of the first, that learnt to tell
 photos from their damaged copies before it was ranked; a prediction head. {size:.1f} MB in half precision.
 {rate:.0f} photos a second on {cost["threads"]:.0f} thread(s) of a CPU that others used too, {memory:.0f} MB of memory
 at most while it was examined.

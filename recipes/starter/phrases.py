@@ -25,7 +25,7 @@ from tmcr.tags.library import TagLibraries
 MEANING = 96
 DIM = MEANING + len(AXES)
 LONGEST = 32  # tokens
-VOCABULARY = 6000
+VOCABULARY = 4600
 CLASS_TEMPERATURE = 2.0
 CAPTION_RIDGE = 300.0
 NEAR_ENOUGH = 0.62  # cosine to an example from which on a phrase without known words takes over its look

@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import math
-import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from photos import Photos
-from PIL import Image, ImageFilter
+from PIL import Image
+from reframing import Frame, scaled, seen_alike, sharpening, softened, tilted_frames, trainable_files
 from student import INPUT, WIDTHS, Student, follow, normalized, told
 from torch import Tensor, nn
 from torch.nn import functional
@@ -35,10 +35,7 @@ WEAKEST = 0.2  # strengths are drawn from here to 1
 OFTEN = {"tilted": 3.0, "badly_cropped": 2.5, "compressed": 2.5, "overexposed": 2.0}  # the hard kinds
 REFRAMED = "tilted", "badly_cropped"
 TILT, CUT = 14, 0.55  # degrees and share of the sides at strength 1, as in `tmcr.damage`
-LEVEL = 0.7  # degrees, the standard deviation of how level photos are
-REDUCED, SMOOTHED = (90, 170), (0.3, 0.9)  # pixels: the longer side of a photo to be reframed; its blur's radius
 OFF_CENTRE = 0.3, 0.7  # where a whole photo's frame lies between one rim and the other
-SHARPENED, QUALITY, NOISE = 150, (50, 98), 6  # at most, per cent; of JPEG; at most, of 255
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 1e-3, 0.05, 100
 GAP = 2.0  # by how much a copy of strength 1 shall lie below its photo
 SOFTNESS = 0.5  # over which the penalty of a wrong order fades out
@@ -60,7 +57,7 @@ class DamagedPairs:
 
     def __init__(self, shards: Path, photos: Photos, seed: int) -> None:
         self.seed = seed
-        self.files = _files(shards, photos)
+        self.files = trainable_files(shards, photos)
         chances = np.array([OFTEN.get(kind, 1.0) for kind in KINDS])
         self.chances = chances / chances.sum()
 
@@ -81,26 +78,14 @@ class DamagedPairs:
         return PairBatch(clean, damaged, strengths)
 
 
-def _files(shards: Path, photos: Photos) -> list[bytes]:
-    """The photos that may be trained on as they are in the shards; all of them are some 100 MB."""
-    files = {}
-    for shard in sorted(set(photos.shards)):
-        with tarfile.open(shards / shard) as archive:
-            for member in archive:
-                file = archive.extractfile(member)
-                if file is not None:
-                    files[shard, member.name] = file.read()
-    return [files[photos.shards[row], photos.names[row]] for row in photos.rows("train")]
-
-
 def _pair(file: bytes, kind: str, strength: float, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """A photo and its damaged copy, each mirrored or not, as the tower sees them."""
     photo = Image.open(io.BytesIO(file)).convert("RGB")
     if kind in REFRAMED:
         views = _reframed(photo, kind, strength, rng)
     else:
-        sharpened = ImageFilter.UnsharpMask(2, int(rng.uniform(0, SHARPENED)), 0)
-        whole = _scaled(photo, rng.uniform(*SIDES) / max(photo.size)).filter(sharpened)
+        sharpened = sharpening(rng)
+        whole = scaled(photo, rng.uniform(*SIDES) / max(photo.size)).filter(sharpened)
         views = whole, KINDS[kind](whole, strength)
     seen = (np.asarray(view.resize((INPUT, INPUT), Image.Resampling.BICUBIC)) for view in views)
     return tuple(view[:, ::-1] if rng.random() < 0.5 else view for view in seen)
@@ -109,51 +94,17 @@ def _pair(file: bytes, kind: str, strength: float, rng: np.random.Generator) -> 
 def _reframed(
     photo: Image.Image, kind: str, strength: float, rng: np.random.Generator
 ) -> tuple[Image.Image, Image.Image]:
-    """Two views of one photo that differ in nothing but where the frame lies.
-
-    A part of a small photo is unsharp, and its JPEG blocks and the grid of its pixels are enlarged and turned with
-    it: the tower would look at that, and not at what is in the photo. So both views are resampled alike and from as
-    many pixels, and the same sharpening, noise and compression, drawn anew for each pair, hide what is left.
-    """
-    photo = _scaled(photo, min(1.0, rng.uniform(*REDUCED) / max(photo.size)))
-    photo = photo.filter(ImageFilter.GaussianBlur(rng.uniform(*SMOOTHED)))
+    """A photo and its tilted or badly cropped copy, as two views of one softened photo."""
+    photo = softened(photo, rng)
     if kind == "tilted":
-        level = float(np.clip(rng.normal(0, LEVEL), -2 * LEVEL, 2 * LEVEL))
-        angle = np.radians(TILT * strength + 2 * LEVEL)
-        keep = 1 / (np.cos(angle) + np.sin(angle) * max(photo.size) / min(photo.size))  # no empty corner shows
-        frames = (photo, keep, (0.5, 0.5), level), (photo, keep, (0.5, 0.5), level + TILT * strength)
+        frames = tilted_frames(photo, TILT * strength, rng)
     else:
-        keep = 1 - CUT * strength
-        most = rng.uniform(keep, 1)  # the better frame shows the middle, or all
+        share = 1 - CUT * strength
+        most = rng.uniform(share, 1)  # the better frame shows the middle, or all
         middle = most / 2 + rng.uniform(*OFF_CENTRE, 2) * (1 - most)
-        frames = (_scaled(photo, keep / most), most, tuple(middle), 0.0), (photo, keep, (keep / 2, keep / 2), 0.0)
-    sharpened = ImageFilter.UnsharpMask(2, int(rng.uniform(0, SHARPENED)), 0)
-    quality, noise = int(rng.uniform(*QUALITY)), rng.uniform(0, NOISE)
-    views = []
-    for picture, share, centre, degrees in frames:
-        pixels = np.asarray(_framed(picture, share, centre, degrees).filter(sharpened), dtype=np.float32)
-        pixels = np.clip(pixels + rng.normal(0, noise, pixels.shape), 0, 255)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG", quality=quality)
-        views.append(Image.open(buffer).convert("RGB"))
-    return views[0], views[1]
-
-
-def _framed(photo: Image.Image, share: float, centre: tuple[float, ...], degrees: float) -> Image.Image:
-    """The part of a photo with `share` of its sides about `centre` (0..1), turned, squashed to 2 INPUT x 2 INPUT."""
-    side = 2 * INPUT
-    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    across, down = share * photo.width / side, share * photo.height / side  # photo pixels for one of the view's
-    x, y = centre[0] * photo.width, centre[1] * photo.height
-    turn = np.array([[across * cosine, -down * sine], [across * sine, down * cosine]])
-    start = np.array([x, y]) - turn @ [side / 2, side / 2]
-    data = (turn[0, 0], turn[0, 1], start[0], turn[1, 0], turn[1, 1], start[1])
-    return photo.transform((side, side), Image.Transform.AFFINE, data, Image.Resampling.BICUBIC)
-
-
-def _scaled(photo: Image.Image, scale: float) -> Image.Image:
-    size = max(8, round(photo.width * scale)), max(8, round(photo.height * scale))
-    return photo.resize(size, Image.Resampling.BICUBIC)
+        frames = Frame(scaled(photo, share / most), most, tuple(middle)), Frame(photo, share, (share / 2, share / 2))
+    better, worse = seen_alike(frames, rng)
+    return better, worse
 
 
 class Answers(nn.Module):
@@ -214,7 +165,8 @@ def build_quality_encoder(
 
 def _stamp(student: Student, steps: int, seed: int) -> str:
     """What the tower depends on, so that another student does not get the one of the last."""
-    digest = hashlib.sha256(f"{steps} {seed} {Path(__file__).read_text()}".encode())
+    sources = [(Path(__file__).parent / name).read_text() for name in ("quality.py", "reframing.py")]
+    digest = hashlib.sha256(f"{steps} {seed} {sources}".encode())
     for value in student.tower.state_dict().values():
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()[:12]

@@ -111,9 +111,11 @@ LOOKS = (
     Look("vignette", {"vignette": 1.0, "dark rim": 0.6},
          r"vignett|dark corner|dark edges|spotlight|light falloff", ("heavy vignette", "dark corners")),
     Look("tilted", {"tilt": 1.0},
-         r"tilt(ed)?\b(?!.shift)|crooked|slanted|lopsided|sideways|not level|uneven horizon|leaning|dutch angle",
+         r"(tilted|crooked|slanted|uneven|leaning) horizon|tilt(ed)?\b(?!.shift)|crooked|slanted|lopsided|sideways|"
+         r"not level|leaning|dutch angle",
          ("tilted horizon", "crooked", "not level", "slanted")),
-    Look("level", {"tilt": -1.0}, r"straight horizon|\blevel\b|well aligned|upright", ("level horizon", "straight")),
+    Look("level", {"tilt": -1.0}, r"(straight|level) horizon|\blevel\b|well aligned|upright",
+         ("level horizon", "straight")),
     Look("close", {"tightness": 1.0},
          r"close(-| )?up|too close|tight (crop|framing)|fills? the frame|large in the frame|macro|cropped too|"
          r"close view|narrow view|zoomed",
