@@ -21,6 +21,7 @@ import tmcr
 import tmcr.images
 from tmcr.assessor import Assessor
 from tmcr.backends import TOLERANCES, default_export, open_backend
+from tmcr.damage import write_demo_photos
 from tmcr.encoders import load_image_encoder, load_image_text_encoder
 from tmcr.errors import ConfigError, ModelError
 from tmcr.export import LEVEL_PIXELS, TAG_PIXELS, export_onnx
@@ -68,8 +69,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def small(reference: Assessor, exported: Path) -> Path:
-    """The exported file in 8 bits, calibrated on scenes, none of which it is tested on."""
-    prepared = [reference.prepare(scene(300, 240, seed=100 + number)) for number in range(16)]
+    """The exported file in 8 bits, calibrated on real photos, as a user's would be, and on damaged copies of them."""
+    prepared = [reference.prepare(path) for path in write_demo_photos(exported.parent / "calibration")]
     pixels = {TAG_PIXELS: np.stack([photo.for_tags for photo in prepared])}
     if reference.model.encoder is not None:
         pixels[LEVEL_PIXELS] = np.stack([photo.for_levels for photo in prepared])
@@ -234,8 +235,8 @@ def test_of_transformers_too_eight_bits_are_for_all_but_the_kept_exact_layers(tm
     layers = {node.name: node for node in onnx.load(tmp_path / "tiny.onnx").graph.node if node.op_type in _LAYERS}
     exact = set(_kept_exact(str(tmp_path / "tiny.onnx")))
     assert sum(layers[name].op_type == "Conv" for name in exact) == 2  # both patch embeddings
-    assert len(exact) == 2 + 1 + 4  # and matching, and the head
-    assert len(layers) > 4 * len(exact)
+    assert len(exact) == 2 + 6 + 1 + 4  # and what makes queries, keys and values first, and matching, and the head
+    assert len(layers) > 2 * len(exact)
     sides = (image_text.preprocess.size, encoder.preprocess.size)
     pixels = {
         name: np.random.default_rng(0).normal(size=(4, 3, side, side)).astype(np.float32)

@@ -163,22 +163,24 @@ def quantize_onnx(source: Path, out: Path, photos: Iterator[Pixels]) -> None:
 
 
 def _kept_exact(file: str) -> list[str]:
-    """Names of the layers that stay in floating point: each encoder's first, and all behind the encoders.
+    """Names of the layers that stay in floating point: each encoder's first two, and all behind the encoders.
 
     They are few and cheap. The first rounds the pixels, whose range is wide: with it in 8 bits, scores of the starter
-    were off by several times as much. What comes behind, tag matching and head, decides the score.
+    were off by several times as much. The second rounds what is still as large as a picture, and rounding that takes
+    as long as its product. What comes behind, tag matching and head, decides the score.
     """
     import onnx
 
     graph = onnx.load(file, load_external_data=False).graph
+    constants = {value.name for value in graph.initializer}
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
 
-    def layers_from(values: Iterable[str], *, further: bool) -> set[str]:
-        """Names of the first layers that values come to, and with `further` of those after these."""
-        found: set[str] = set()
+    def layers_from(values: Iterable[str], *, further: bool) -> list[Any]:
+        """The layers that values come to before any other layer or sum, and with `further` all of those after."""
+        found: dict[str, Any] = {}
         waiting, seen = list(values), set(values)
         while waiting:
             for node in readers.get(waiting.pop(), []):
@@ -186,14 +188,17 @@ def _kept_exact(file: str) -> list[str]:
                     continue
                 layer = node.op_type in _LAYERS
                 if layer:
-                    found.add(node.name)
-                if further or not layer:
+                    found[node.name] = node
+                around = node.op_type == "Add" and not constants & set(node.input)  # the way around a block
+                if further or not (layer or around):
                     waiting += [name for name in node.output if name not in seen]
                     seen.update(node.output)
-        return found
+        return list(found.values())
 
-    pixels, results = [TAG_PIXELS, LEVEL_PIXELS], [EMBEDDING, LEVELS]
-    return sorted(layers_from(pixels, further=False) | layers_from(results, further=True))
+    first = layers_from([TAG_PIXELS, LEVEL_PIXELS], further=False)
+    second = layers_from([name for node in first for name in node.output], further=False)
+    behind = layers_from([EMBEDDING, LEVELS], further=True)
+    return sorted({node.name for node in (*first, *second, *behind)})
 
 
 @contextlib.contextmanager
