@@ -56,6 +56,18 @@ def read_photo(shards: Path, shard: str, name: str) -> Image.Image:
         return Image.open(io.BytesIO(member.read())).convert("RGB")
 
 
+def trainable_files(shards: Path, photos: Photos) -> list[bytes]:
+    """The photos that may be trained on as they are in the shards; all of them are some 100 MB."""
+    files = {}
+    for shard in sorted(set(photos.shards)):
+        with tarfile.open(shards / shard) as archive:
+            for member in archive:
+                file = archive.extractfile(member)
+                if file is not None:
+                    files[shard, member.name] = file.read()
+    return [files[photos.shards[row], photos.names[row]] for row in photos.rows("train")]
+
+
 def build_photos(data: Path, out: Path) -> Photos:
     """Decode the tar shards; a second call reads what the first one wrote."""
     table, array = out / "photos.json", out / "photos.npy"

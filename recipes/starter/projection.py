@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from looks import CROP_AXES, EDITS, apply_edits, crop_strengths, measure
-from photos import Photos
+from photos import Photos, trainable_files
 from phrases import unit
 from PIL import Image
-from reframing import cropped_frames, scaled, seen_alike, sharpening, softened, tilted_frames, trainable_files
+from reframing import cropped_frames, enlarged, seen_alike, softened, tilted_frames
 from student import INPUT, Student, crops_of, normalized
 from teacher import PLAIN, Crops
 from torch import Tensor
@@ -29,7 +29,6 @@ RIDGE = 10.0
 LOOKED_AT = 4_000  # photos, with an edited copy and a crop each, that the looks part is learnt from
 REFRAMED = 8_000  # pairs of views alike in everything but frame or compression
 MOVES_COUNT = 3.0  # how much the move from a photo to its copy counts beside where both lie
-COMPRESSED_SIDES = 240, 500  # pixels, the longer side of a photo when it is compressed, as `quality` has them
 TILTS, PARTS = (3, 14), (0.45, 0.85)  # degrees; share of the sides
 BLOCK = 256
 
@@ -150,8 +149,7 @@ def reframed_pair(file: bytes, rng: np.random.Generator) -> tuple[np.ndarray, Te
     if kind == "compressed":
         strength = rng.uniform(0.2, 1)
         strengths[EDITS.index("blocks")] = strength
-        sharpened = sharpening(rng)
-        whole = scaled(photo, rng.uniform(*COMPRESSED_SIDES) / max(photo.size)).filter(sharpened)
+        whole = enlarged(photo, rng)
         views = [whole, KINDS[kind](whole, strength)]
     else:
         photo = softened(photo, rng)

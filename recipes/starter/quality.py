@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photos import Photos
+from photos import Photos, trainable_files
 from PIL import Image
-from reframing import Frame, scaled, seen_alike, sharpening, softened, tilted_frames, trainable_files
+from reframing import cropped_frames, enlarged, seen_alike, softened, tilted_frames
 from student import INPUT, WIDTHS, Student, follow, normalized, told
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,7 +30,6 @@ from tmcr.damage import KINDS
 from tmcr.streaming import ordered_map
 
 PAIRS = 36  # in a batch
-SIDES = 240, 500  # pixels, the longer side of a photo when it is damaged
 WEAKEST = 0.2  # strengths are drawn from here to 1
 OFTEN = {"tilted": 3.0, "badly_cropped": 2.5, "compressed": 2.5, "overexposed": 2.0}  # the hard kinds
 REFRAMED = "tilted", "badly_cropped"
@@ -84,8 +83,7 @@ def _pair(file: bytes, kind: str, strength: float, rng: np.random.Generator) -> 
     if kind in REFRAMED:
         views = _reframed(photo, kind, strength, rng)
     else:
-        sharpened = sharpening(rng)
-        whole = scaled(photo, rng.uniform(*SIDES) / max(photo.size)).filter(sharpened)
+        whole = enlarged(photo, rng)
         views = whole, KINDS[kind](whole, strength)
     seen = (np.asarray(view.resize((INPUT, INPUT), Image.Resampling.BICUBIC)) for view in views)
     return tuple(view[:, ::-1] if rng.random() < 0.5 else view for view in seen)
@@ -102,7 +100,7 @@ def _reframed(
         share = 1 - CUT * strength
         most = rng.uniform(share, 1)  # the better frame shows the middle, or all
         middle = most / 2 + rng.uniform(*OFF_CENTRE, 2) * (1 - most)
-        frames = Frame(scaled(photo, share / most), most, tuple(middle)), Frame(photo, share, (share / 2, share / 2))
+        frames = cropped_frames(photo, share, (share / 2, share / 2), most, tuple(middle))
     better, worse = seen_alike(frames, rng)
     return better, worse
 

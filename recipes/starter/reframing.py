@@ -1,4 +1,4 @@
-"""Views of one photo that differ in nothing but where the frame lies, and photos as they lie in the shards.
+"""Views of one photo that differ in nothing but where the frame lies, and small photos made as sharp as larger ones.
 
 A part of a small photo is unsharp, and its JPEG blocks and the grid of its pixels are enlarged and turned with it:
 a tower would look at that, and not at what is in the photo. So all views are resampled alike and from as many
@@ -8,16 +8,14 @@ pixels, and the same sharpening, noise and compression, drawn anew for each set 
 from __future__ import annotations
 
 import io
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from photos import Photos
 from PIL import Image, ImageFilter
 from student import INPUT
 
+SIDES = 240, 500  # pixels, the longer side of a photo when its pixels are damaged
 LEVEL = 0.7  # degrees, the standard deviation of how level photos are
 REDUCED, SMOOTHED = (90, 170), (0.3, 0.9)  # pixels: the longer side of a photo to be reframed; its blur's radius
 SHARPENED, QUALITY, NOISE = 150, (50, 98), 6  # at most, per cent; of JPEG; at most, of 255
@@ -44,18 +42,6 @@ class Frame:
         return photo.transform((side, side), Image.Transform.AFFINE, data, Image.Resampling.BICUBIC)
 
 
-def trainable_files(shards: Path, photos: Photos) -> list[bytes]:
-    """The photos that may be trained on as they are in the shards; all of them are some 100 MB."""
-    files = {}
-    for shard in sorted(set(photos.shards)):
-        with tarfile.open(shards / shard) as archive:
-            for member in archive:
-                file = archive.extractfile(member)
-                if file is not None:
-                    files[shard, member.name] = file.read()
-    return [files[photos.shards[row], photos.names[row]] for row in photos.rows("train")]
-
-
 def scaled(photo: Image.Image, scale: float) -> Image.Image:
     size = max(8, round(photo.width * scale)), max(8, round(photo.height * scale))
     return photo.resize(size, Image.Resampling.BICUBIC)
@@ -63,6 +49,12 @@ def scaled(photo: Image.Image, scale: float) -> Image.Image:
 
 def sharpening(rng: np.random.Generator) -> ImageFilter.UnsharpMask:
     return ImageFilter.UnsharpMask(2, int(rng.uniform(0, SHARPENED)), 0)
+
+
+def enlarged(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """As large and as sharp as photos of users, so that damage to its pixels comes out as fine."""
+    sharpened = sharpening(rng)
+    return scaled(photo, rng.uniform(*SIDES) / max(photo.size)).filter(sharpened)
 
 
 def softened(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -79,9 +71,15 @@ def tilted_frames(photo: Image.Image, degrees: float, rng: np.random.Generator) 
     return Frame(photo, share, degrees=level), Frame(photo, share, degrees=level + degrees)
 
 
-def cropped_frames(photo: Image.Image, share: float, centre: tuple[float, ...]) -> tuple[Frame, Frame]:
-    """All of a photo, and a part of it."""
-    return Frame(scaled(photo, share), 1.0), Frame(photo, share, centre)
+def cropped_frames(
+    photo: Image.Image,
+    share: float,
+    centre: tuple[float, ...],
+    whole: float = 1.0,
+    whole_centre: tuple[float, ...] = (0.5, 0.5),
+) -> tuple[Frame, Frame]:
+    """All of a photo, or the share `whole` of it, and a smaller part, from as many pixels."""
+    return Frame(scaled(photo, share / whole), whole, whole_centre), Frame(photo, share, centre)
 
 
 def seen_alike(frames: Sequence[Frame], rng: np.random.Generator) -> list[Image.Image]:
