@@ -88,8 +88,9 @@ def test_one_is_no_plural() -> None:
 def test_the_ranking_names_tags_of_ones_own_that_fit(width: int, kind: bool) -> None:
     own = (Tag("lightning", 0.4, 2.5), Tag("[dog]", 0.3, 1.2), Tag("sunset", 0.2, 0.3))
     verdict = Assessment(
-        "a.jpg", 5.5, 1.2, (0.5, 0.5), (5.0, 6.0), percentile=60.0, cluster=Cluster(0, ("lake",)), own_tags=own
-    )
+        "a.jpg", 5.5, 1.2, (0.5, 0.5), (5.0, 6.0), percentile=60.0, cluster=Cluster(0, ("lake",)), own_tags=own,
+        semantic_tags=(Tag("lake", 0.4, 2.5),),
+    )  # fmt: skip
     on = console(width)
     ranking_table([verdict, replace(verdict, photo="b.jpg", own_tags=())], on)
     text = printed(on)
@@ -97,6 +98,21 @@ def test_the_ranking_names_tags_of_ones_own_that_fit(width: int, kind: bool) -> 
     assert text.count("lightning, [dog]") == 1
     assert "sunset" not in text
     assert ("lake" in text) == kind
+
+
+def test_a_kind_is_called_only_what_the_photo_shows() -> None:
+    tags = tuple(Tag(name, 0.4, 2.5) for name in ("swan", "shore", "lake"))
+    verdict = Assessment(
+        "a.jpg", 5.5, 1.2, (0.5, 0.5), (5.0, 6.0), percentile=60.0, cluster=Cluster(0, ("lake", "surf", "shore")),
+        semantic_tags=tags, reference_score=5.0,
+    )  # fmt: skip
+    for shown, name, full in ((tags, " of lake", ": lake · shore"), (tags[:1], "", "")):
+        one = replace(verdict, semantic_tags=shown)
+        table, panel = console(120), console(120)
+        ranking_table([one], table)
+        panel.print(explain_panel(one))
+        assert re.search(f"above 60 %{name} {{2,}}", printed(table))
+        assert re.search(f"of its kind{full} {{2,}}", printed(panel))
 
 
 def test_without_tags_of_ones_own_there_is_no_column_for_them() -> None:

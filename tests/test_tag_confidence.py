@@ -62,8 +62,43 @@ def test_a_tag_with_a_lower_bar_comes_first(starter: Assessor, photo: Image.Imag
 def test_the_score_does_not_depend_on_what_is_shown(starter: Assessor, photo: Image.Image) -> None:
     hidden = with_minimum(starter, everywhere(starter, float("inf"))).assess(photo)
     shown = with_minimum(starter, None).assess(photo)
-    assert hidden.score == shown.score
-    assert hidden.reasons == shown.reasons
+    for part in ("score", "semantic_contribution", "attribute_contribution", "encoder_contribution"):
+        assert getattr(hidden, part) == getattr(shown, part)
+
+
+def test_what_is_never_shown_is_no_reason_either(starter: Assessor, photo: Image.Image) -> None:
+    shown = with_minimum(starter, None).assess(photo).reasons
+    minimum = everywhere(starter, 9.0)
+    minimum[starter.model.libraries.names.index(shown[0].tag)] = float("inf")
+    assert with_minimum(starter, minimum).assess(photo).reasons[: len(shown) - 1] == shown[1:]
+
+
+def test_facets_of_which_nothing_is_ever_shown_are_counted_together(starter: Assessor, photo: Image.Image) -> None:
+    libraries = starter.model.libraries
+    minimum = everywhere(starter, float("inf"))
+    minimum[[index for index, facet in enumerate(libraries.facets) if facet in ("water", "light")]] = 9.0
+    every = with_minimum(starter, everywhere(starter, 9.0)).assess(photo).facets
+    some = with_minimum(starter, minimum).assess(photo).facets
+    assert {facet.name for facet in some[:-2]} == {"water", "light"}
+    assert {facet.name for facet in some[-2:]} == {"other semantic tags", "other attribute tags"}
+    for library in ("semantic", "attribute"):
+        sums = [sum(facet.contribution for facet in facets if facet.library == library) for facets in (every, some)]
+        assert sums[0] == pytest.approx(sums[1], abs=1e-9)
+
+
+def test_a_facet_is_told_by_what_the_photo_has_and_by_looks_that_it_lacks(starter: Assessor) -> None:
+    grey = Image.new("RGB", (160, 120), (120, 120, 120))
+    model = starter.model
+    told = {tag for facet in starter.assess(grey).facets for tag in facet.tags}
+    lacking = {tag.removeprefix("less ") for tag in told if tag.startswith("less ")}
+    assert lacking
+    prepared = [starter.prepare(grey)]
+    similarity = (starter.features(prepared)[0] @ model.text.T)[0]
+    z = (similarity - model.similarity_mean) / model.similarity_std
+    for tag in lacking:
+        place = model.libraries.names.index(tag)
+        assert tag in model.libraries.attribute.tags
+        assert z[place] <= -model.tag_minimum[place] + 1e-4
 
 
 def test_thresholds_are_stored_and_may_be_absent(starter: Assessor, tmp_path: Path) -> None:

@@ -43,8 +43,9 @@ class Facet:
         name: what the tags are about ("light", "animals").
         library: "semantic" or "attribute".
         contribution: the sum over the facet's tags.
-        tags: tags that push this way and that the model is sure of, best-fitting first; where a model has no measure
-            of being sure, those that fit the photo better than the mean training photo.
+        tags: tags that push this way and that the model is sure of, the most unusual first; "less" and a tag where
+            the photo has much less of it than most. Where a model has no measure of being sure, tags that fit the
+            photo better than the mean training photo.
     """
 
     name: str
@@ -76,8 +77,9 @@ class Assessment:
         semantic_tags, attribute_tags: best-fitting tags, best first; none where the model is not sure of any.
         own_tags: best-fitting tags of the user's own, where the model was loaded with some; no part of the score.
         facets: what raised and lowered the score, largest magnitude first; they add up to the semantic and the
-            attribute contribution.
-        reasons: single tags with the largest contributions, largest magnitude first.
+            attribute contribution. Tags without a facet, and those of facets that the model never names, come last,
+            as "other semantic tags" and "other attribute tags".
+        reasons: single tags with the largest contributions, largest magnitude first, of those that the model may name.
         semantic_contribution, attribute_contribution, encoder_contribution: the summed contributions of
             all semantic tags, all attribute tags and the image encoder; together they are
             score − reference_score.
@@ -116,6 +118,12 @@ class Assessment:
     @property
     def ok(self) -> bool:
         return self.error is None
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """What the kind of photo is called, as far as that fits this photo too: kinds are rough."""
+        shown = {tag.name for tag in self.semantic_tags}
+        return tuple(tag for tag in self.cluster.tags if tag in shown) if self.cluster is not None else ()
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, ready for JSON; the field order is stable."""

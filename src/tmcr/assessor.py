@@ -30,6 +30,7 @@ from tmcr.training.clusters import assign, percentile
 TOP_TAGS = 8
 TOP_REASONS = 12
 TOP_FACET_TAGS = 3
+_OTHERS = "other {} tags"  # what tags of no facet are called together
 
 
 class Assessor:
@@ -78,7 +79,10 @@ class Assessor:
         self._similarity_mean = model.similarity_mean.to(device)
         self._similarity_std = model.similarity_std.to(device).clamp_min(1e-6)
         self._tag_minimum = model.tag_minimum.numpy() if model.tag_minimum is not None else None
-        self._facets, self._facet_of = _facets(model.libraries)
+        tags = len(model.libraries.names)
+        self._nameable = np.isfinite(self._tag_minimum) if self._tag_minimum is not None else np.ones(tags, bool)
+        self._facets, self._facet_of = _facets(model.libraries, self._nameable)
+        self._unnamed = [name == _OTHERS.format(library) for library, name in self._facets]
         self._own_tags = tuple(own_tags)
         if own_tags:
             if model.embedding_mean is None or model.embedding_covariance is None:
@@ -245,32 +249,35 @@ class Assessor:
     def _facet_shares(self, shares: NDArray[np.float64], z: NDArray[np.float32]) -> list[tuple[Facet, ...]]:
         """What each facet contributed to each photo, from all of its tags' shares (B, M+N), the largest first.
 
-        A facet is told by the tags of it that fit the photo (B, M+N), the best first, and pull the way it does.
+        A facet is told by the tags of it that pull the way it does and fit the photo (B, M+N), or are attributes that
+        the photo has as much less of than most ("less vivid colors"); the most unusual first.
         """
         names, opposites = self.model.libraries.names, self.model.libraries.opposites
         # Not by a matrix product: NumPy's threads for it would take the processors from the encoders.
         totals = np.stack([np.bincount(self._facet_of, row, len(self._facets)) for row in shares])
-        fits = z > 0 if self._tag_minimum is None else z >= self._tag_minimum
-        telling = fits & (shares * totals[:, self._facet_of] > 0)
+        fits, lacks = z > 0, np.zeros(z.shape, bool)
+        if self._tag_minimum is not None:
+            fits, lacks = z >= self._tag_minimum, z <= -self._tag_minimum
+            lacks[:, : self.model.libraries.n_semantic] = False  # that a thing is not there says nothing
+        telling = (fits | lacks) & (shares * totals[:, self._facet_of] > 0)
         found = []
         for row, total in enumerate(totals.tolist()):
-            tags: list[list[str]] = [[] for _ in self._facets]
+            tags: list[dict[str, str]] = [{} for _ in self._facets]
             candidates = np.flatnonzero(telling[row])
-            for tag in candidates[np.argsort(-z[row, candidates], kind="stable")].tolist():
-                named = tags[self._facet_of[tag]]
-                if len(named) < TOP_FACET_TAGS and opposites[tag] not in named:
-                    named.append(names[tag])
-            facets = [
-                Facet(facet, library, contribution, tuple(named))
-                for (library, facet), contribution, named in zip(self._facets, total, tags, strict=True)
-                if contribution != 0
-            ]
-            found.append(tuple(sorted(facets, key=lambda facet: -abs(facet.contribution))))
+            for tag in candidates[np.argsort(-np.abs(z[row, candidates]), kind="stable")].tolist():
+                told = tags[self._facet_of[tag]]
+                if len(told) < TOP_FACET_TAGS and opposites[tag] not in told:
+                    told[names[tag]] = names[tag] if fits[row, tag] else f"less {names[tag]}"
+            order = sorted((self._unnamed[i], -abs(share), i) for i, share in enumerate(total) if share != 0)
+            facets = [(*self._facets[i], total[i], tuple(tags[i].values())) for _, _, i in order]
+            found.append(tuple(Facet(name, library, share, told) for library, name, share, told in facets))
         return found
 
     def _reasons(self, shares: NDArray[np.float64]) -> tuple[Reason, ...]:
+        """The single tags with the largest shares (M+N,), of those that the model may name."""
         names, facets = self.model.libraries.names, self.model.libraries.facets
         n_semantic = self.model.libraries.n_semantic
+        shares = np.where(self._nameable, shares, 0)
         largest = _largest(np.abs(shares), TOP_REASONS)
         return tuple(
             Reason(names[i], "semantic" if i < n_semantic else "attribute", float(shares[i]), facets[i])
@@ -335,13 +342,22 @@ def contradicted(tags: NDArray[np.int64], opposite_places: NDArray[np.int64]) ->
     return ((opposite[:, :, None] == tags[:, None, :]) & before).any(2)
 
 
-def _facets(libraries: TagLibraries) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
-    """Each (library, facet) that occurs, and the place in that list (M+N,) of each tag's; tags without a facet go by
-    their library's name."""
-    keys = []
-    for index, facet in enumerate(libraries.facets):
-        library = "semantic" if index < libraries.n_semantic else "attribute"
-        keys.append((library, facet or f"other {library} tags"))
+def _facets(libraries: TagLibraries, nameable: NDArray[np.bool_]) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
+    """Each (library, facet) that occurs, and the place in that list (M+N,) of each tag's.
+
+    Tags without a facet go by their library's name, and so do those of a facet no tag of which is nameable (M+N,): what
+    a model cannot see in a photo is no reason to give.
+    """
+    libraries_of = [
+        "semantic" if index < libraries.n_semantic else "attribute" for index in range(len(libraries.names))
+    ]
+    named = {
+        (library, facet) for library, facet, seen in zip(libraries_of, libraries.facets, nameable, strict=True) if seen
+    }
+    keys = [
+        (library, facet if facet and (library, facet) in named else _OTHERS.format(library))
+        for library, facet in zip(libraries_of, libraries.facets, strict=True)
+    ]
     facets = list(dict.fromkeys(keys))
     place = {key: number for number, key in enumerate(facets)}
     return facets, np.array([place[key] for key in keys], dtype=np.int64)

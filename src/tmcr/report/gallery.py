@@ -78,7 +78,7 @@ def _embedded(verdict: Assessment, open_photo: Callable[[str], Image.Image]) -> 
             "score": _short(verdict.score),
             "std": _short(verdict.std),
             "percentile": _short(verdict.percentile),
-            "kind": list(verdict.cluster.tags) if verdict.cluster else [],
+            "kind": list(verdict.kind),
             "distribution": [_short(share) for share in verdict.distribution],
             "values": [_short(value) for value in verdict.score_values],
             "semantic": [[tag.name, _short(tag.z), tag.facet] for tag in verdict.semantic_tags],

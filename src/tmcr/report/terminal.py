@@ -249,16 +249,17 @@ def _sparkline(distribution: Sequence[float]) -> str:
 
 
 def _standing(verdict: Assessment) -> str:
-    if verdict.cluster is None or verdict.percentile is None:
+    if verdict.percentile is None:
         return ""
-    return f"above {verdict.percentile:.0f} % of [italic]{escape(' · '.join(verdict.cluster.tags[:1]))}[/]"
+    name = f" of [italic]{escape(verdict.kind[0])}[/]" if verdict.kind else ""
+    return f"above {verdict.percentile:.0f} %{name}"
 
 
 def _standing_in_full(verdict: Assessment) -> str:
-    if verdict.cluster is None or verdict.percentile is None:
+    if verdict.percentile is None:
         return ""
-    kind = escape(" · ".join(verdict.cluster.tags))
-    return f"above {verdict.percentile:.0f} % of the training photos of its kind: [italic]{kind}[/]"
+    name = f": [italic]{escape(' · '.join(verdict.kind))}[/]" if verdict.kind else ""
+    return f"above {verdict.percentile:.0f} % of the training photos of its kind{name}"
 
 
 def _own_tags(verdict: Assessment) -> str:
