@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -52,7 +53,9 @@ def test_every_part_is_there_and_within_its_range(verdicts: Verdicts) -> None:
     assert list(verdicts.reports)[:2] == [MODEL, RIDGE]
     assert set(verdicts.order) == {(kind, level) for kind in KINDS for level in ("mild", "strong")}
     assert set(verdicts.families) == set(FAMILIES)
-    for share in (*verdicts.order.values(), *verdicts.families.values(), *verdicts.captions.values()):
+    assert set(verdicts.named) == set(FAMILIES)
+    named = [share for both in verdicts.named.values() for share in both]
+    for share in (*verdicts.order.values(), *verdicts.families.values(), *named, *verdicts.captions.values()):
         assert 0 <= share.low <= share.value <= share.high <= 1
     assert all(each.value >= 0 for each in verdicts.sameness.values())
     assert verdicts.spread.value > 0
@@ -66,6 +69,17 @@ def test_the_report_survives_json_and_markdown_names_everything(verdicts: Verdic
     text = verdicts.to_markdown()
     for word in (*verdicts.reports, *FAMILIES, "Spread", "peak memory", "mirrored"):
         assert word in text
+
+
+def test_a_tag_counts_as_shown_where_the_model_shows_it(model: Assessor, data: Path) -> None:
+    tags = model.model.libraries.names
+    minimum = torch.full((len(tags),), float("inf"))
+    minimum[tags.index("noise")] = -1e6
+    only_noise = Assessor(replace(model.model, tag_minimum=minimum), model.image_text, model.hardware)
+    named = judge(only_noise, load_manifest(f"csv:{data}")).named
+    for family, (_, tags_of_it, _) in FAMILIES.items():
+        shown = float("noise" in tags_of_it)
+        assert [share.value for share in named[family]] == [shown, shown], family
 
 
 def test_a_part_that_is_not_there_is_one_clear_line(model: Assessor, data: Path) -> None:

@@ -120,7 +120,7 @@ def judge(
         moved = np.abs(plain - _scores(assessor, map(change, photos)))
         verdicts.sameness[name] = bootstrap(lambda a: float(a.mean()), moved, groups=groups, seed=seed)
     say("attribute tags")
-    verdicts.families = _families(assessor, photos, groups, seed)
+    _families(verdicts, assessor, photos, groups, seed)
     if captioned is not None:
         say("captions")
         _captions(verdicts, assessor, captioned, seed)
@@ -224,32 +224,36 @@ def _saved_again(photo: Image.Image) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-@torch.inference_mode()
 def _families(
-    assessor: Assessor, photos: Sequence[Image.Image], groups: Sequence[str], seed: int
-) -> dict[str, Interval]:
-    """Share of photos to which a family's tags fit better after the change that they are about (at full strength)."""
+    verdicts: Verdicts, assessor: Assessor, photos: Sequence[Image.Image], groups: Sequence[str], seed: int
+) -> None:
+    """Whether a family's tags fit better after the change that they are about (at full strength), and are shown."""
     changes = KINDS | ALTERATIONS
-    before = _embeddings(assessor, photos)
-    shares = {}
+    before, shown_before = _embeddings_and_tags(assessor, photos)
+
+    def share(hits: Iterable[bool]) -> Interval:
+        return bootstrap(lambda a: float(a.mean()), np.array([*hits], dtype=np.float64), groups=groups, seed=seed)
+
     for family, (change, more, less) in FAMILIES.items():
         text = assessor.image_text.encode_texts([*more, *less]).float().cpu()
         sign = torch.tensor([1 / len(more)] * len(more) + [-1 / max(1, len(less))] * len(less))
-        after = _embeddings(assessor, [changes[change](photo, STRONG) for photo in photos])
-        moved = ((after - before) @ text.T @ sign).double().numpy()
-        shares[family] = bootstrap(lambda a: float((a > 0).mean()), moved, groups=groups, seed=seed)
-    return shares
+        after, shown_after = _embeddings_and_tags(assessor, [changes[change](photo, STRONG) for photo in photos])
+        verdicts.families[family] = share(((after - before) @ text.T @ sign > 0).tolist())
+        verdicts.named[family] = (
+            share(not tags.isdisjoint(more) for tags in shown_after),
+            share(not tags.isdisjoint(more) for tags in shown_before),
+        )
 
 
-def _embeddings(assessor: Assessor, photos: Sequence[Image.Image]) -> torch.Tensor:
-    preprocess = assessor.model.image_text.preprocess
-    prepared = ordered_map(preprocess, photos, workers=assessor.hardware.photo_workers, ahead=64)
-    return torch.cat(
-        [
-            assessor.image_text.encode_images(torch.from_numpy(np.stack(part)).to(assessor.hardware.device)).cpu()
-            for part in batched(prepared, 32)
-        ]
-    ).float()
+def _embeddings_and_tags(assessor: Assessor, photos: Sequence[Image.Image]) -> tuple[torch.Tensor, list[set[str]]]:
+    """Embeddings (B, E) of photos and the attribute tags shown of each."""
+    prepared = ordered_map(assessor.prepare, photos, workers=assessor.hardware.photo_workers, ahead=64)
+    embeddings, tags = [], []
+    for batch in batched(prepared, 32):
+        features = assessor.features(batch)
+        embeddings.append(features[0].float().cpu())
+        tags += [{tag.name for tag in verdict.attribute_tags} for verdict in assessor.verdicts(batch, *features)]
+    return torch.cat(embeddings), tags
 
 
 # ---- captions -----------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ class Verdicts:
         sameness: copy → mean absolute difference of the scores.
         spread: standard deviation of the predicted scores over that of the ratings.
         captions: share of captioned photos one of whose tags is in a caption, by who names the tags.
-        families: attribute family → share of photos whose tags moved the right way.
+        families: attribute family → share of photos whose tags moved the right way. named: → shares of changed and of
+            unchanged photos on which one of its tags is shown.
         cost: plain numbers.
     """
 
@@ -36,6 +37,7 @@ class Verdicts:
     captions: dict[str, Interval] = field(default_factory=dict)
     tags_shown: float | None = None
     families: dict[str, Interval] = field(default_factory=dict)
+    named: dict[str, tuple[Interval, Interval]] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,6 +60,10 @@ class Verdicts:
             "tags_in_captions": {name: triple(each) for name, each in self.captions.items()},
             "tags_shown": self.tags_shown,
             "attribute_tags_follow": {name: triple(each) for name, each in self.families.items()},
+            "attribute_tags_shown": {
+                name: {"changed": triple(changed), "unchanged": triple(unchanged)}
+                for name, (changed, unchanged) in self.named.items()
+            },
             "cost": self.cost,
         }
 
@@ -90,13 +96,17 @@ class Verdicts:
         if self.sameness:
             lines += ["", "Mean absolute change of the score: "
                       + ", ".join(f"{name} {each}" for name, each in self.sameness.items()) + "."]  # fmt: skip
+        if self.captions or self.families:
+            lines += ["", "## Tags"]
         if self.captions:
-            lines += ["", "## Tags", "", "| who names up to five tags | photos with a tag in a caption |", "|---|---|"]
+            lines += ["", "| who names up to five tags | photos with a tag in a caption |", "|---|---|"]
             lines += [f"| {name} | {_percent(each)} |" for name, each in self.captions.items()]
             lines += ["", f"Semantic tags shown for a photo, on average: {self.tags_shown:.1f} of {SHOWN}."]
         if self.families:
-            lines += ["", "| change of looks | photos whose tags move the right way |", "|---|---|"]
-            lines += [f"| {name} | {_percent(each)} |" for name, each in self.families.items()]
+            lines += ["", "| change of looks | tags move the right way | a tag is shown | without the change |"]
+            lines += ["|---|---|---|---|"]
+            for family, moved in self.families.items():
+                lines.append(f"| {family} | {' | '.join(_percent(each) for each in (moved, *self.named[family]))} |")
         lines += ["", "## Cost", "", "| | |", "|---|---|"]
         lines += [f"| {name} | {value:g} |" for name, value in self.cost.items()]
         return "\n".join([*lines, ""])
