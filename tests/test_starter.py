@@ -58,6 +58,18 @@ def test_scores_of_generated_pictures_are_the_recorded_ones() -> None:
         assert found[name]["tags"] == expected["tags"], name
 
 
+def test_attribute_tags_that_can_be_shown_say_different_things() -> None:
+    model = tmcr.load("starter").model
+    n_semantic = model.libraries.n_semantic
+    shown = np.flatnonzero(np.isfinite(model.tag_minimum[n_semantic:].numpy()))
+    assert len(shown) >= 20
+    text = model.text[n_semantic:][shown].double().numpy()
+    covariance = text @ model.embedding_covariance.double().numpy() @ text.T
+    std = np.sqrt(np.diag(covariance))
+    correlation = covariance / np.outer(std, std)
+    assert np.triu(correlation, 1).max() < 0.99
+
+
 def test_the_pictures_are_told_apart() -> None:
     scores = [verdict["score"] for verdict in json.loads(GOLDEN.read_text())["verdicts"].values()]
     assert len(set(scores)) == len(scores)

@@ -8,6 +8,7 @@ from tmcr.modelfolder import TrainedModel
 
 SHARE_WANTED = {"mild": 0.80, "strong": 0.95}
 TAGS_WANTED = 0.9
+HARDLY_EVER = 0.1
 
 
 def starter_card(
@@ -24,6 +25,8 @@ def starter_card(
     ]
     deaf = [f"{name} ({100 * share.value:.0f} %)" for name, share in verdicts.families.items()
             if share.value < TAGS_WANTED]  # fmt: skip
+    silent = [f"{name} ({100 * changed.value:.0f} %)" for name, (changed, _) in verdicts.named.items()
+              if changed.value < HARDLY_EVER]  # fmt: skip
     tags = verdicts.captions.get(MODEL)
     confidences = "\n".join(f"| {name} | {value:.3g} |" for name, value in confidence.items())
     marks = ", ".join(
@@ -91,7 +94,9 @@ again differs visibly on so few, `docs/results/starter.md`):
 
 {tables}
 
-Tags are shown from a confidence on that was calibrated on 200 captioned photos used for nothing else:
+Tags are shown from a confidence on: semantic tags from one that was calibrated on 200 captioned photos used for nothing
+else, attribute tags from one that was calibrated on the training photos and changed copies of them, without ratings.
+One plain tag speaks for each look; the many others that mean the same are compared, but not shown.
 
 | | |
 |---|---|
@@ -108,6 +113,7 @@ Tags are shown from a confidence on that was calibrated on 200 captioned photos 
 - Damage below the mark that was set ({marks}): {", ".join(weak) or "none"}.
 - Attribute tags that follow a change of looks in under {100 * TAGS_WANTED:.0f} % of photos:
   {", ".join(deaf) or "none"}.
+- Beside the original they follow it, but of a photo alone they hardly ever say so: {", ".join(silent) or "none"}.
 - It never names people, bodies or clothing: its teachers knew no such classes.
 - Moods, stories and judgements among the attribute tags are in its library but not in its eyes; it never shows them.
 - Semantic tags are those of ImageNet's world: animals, objects and scenes, and often only roughly right.

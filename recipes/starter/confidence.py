@@ -6,22 +6,26 @@ nobody would use.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from looks import EDITS, apply_one
+from looks import MEASURES
 from numpy.typing import NDArray
 from phrases import MEANING
 from PIL import Image
+from words import LOOKS, Look
 
 from tmcr.assessor import Assessor
-from tmcr.encoders import ImageTextEncoder
+from tmcr.damage import ALTERATIONS, KINDS
 from tmcr.experiments.captions import read_captions, with_synonyms, words_of
 from tmcr.images import decode
 from tmcr.modelfolder import TrainedModel
+from tmcr.streaming import batched
+
+Floats = NDArray[np.floating]
 
 CANDIDATES = 5
 PRIOR_WEIGHT = 0.4  # below 1, because the photos of users are others than those of the captions
@@ -30,44 +34,86 @@ PRIOR_WEIGHT = 0.4  # below 1, because the photos of users are others than those
 HIDDEN_FACETS = ("people", "body", "clothing")
 LEAST_Z = 0.3  # however common a thing is: the photo must look more like it than most
 SEMANTIC_PRECISION = 0.5  # captions leave much out: a tag that no caption mentions is often right all the same
-LOOKS_PRECISION = 0.9
+MUCH = 1.5  # z from which on a look is named that all photos have more or less of: one photo in fifteen
+LITERAL = ("black and white", "sepia", "motion blur", "vignette")  # true or false of a photo, as faults are
+LOOKS_PRECISION = 0.6  # of what is true or false, at least, where one photo in RARITY + 1 has it
+RARITY = 4.0
+BARS = np.linspace(MUCH, 6, 91)
 ABOUT_LOOKS = 0.7  # length of the looks part of a tag from which on it can be seen at all
-ALIGNED = 0.75
-EDIT_STRENGTH = 0.8
+SAID_ALIKE = 0.99  # correlation over photos from which on two tags say the same
+STRENGTH = 0.8
+LARGEST_SIDE = 640
+CHANGES = {
+    "motion blur": ALTERATIONS["motion blurred"],
+    "out of focus": KINDS["blurred"],
+    "noise": KINDS["noisy"],
+    "compression artifacts": KINDS["compressed"],
+    "dark": KINDS["underexposed"],
+    "overexposed": KINDS["overexposed"],
+    "washed out": KINDS["washed_out"],
+    "high contrast": ALTERATIONS["contrasty"],
+    "vivid colors": ALTERATIONS["oversaturated"],
+    "black and white": ALTERATIONS["desaturated"],
+    "warm tones": ALTERATIONS["warmed"],
+    "cool tones": ALTERATIONS["cooled"],
+    "greenish": ALTERATIONS["greened"],
+    "vignette": ALTERATIONS["vignetted"],
+    "tilted horizon": KINDS["tilted"],
+    "tight crop": ALTERATIONS["tightly cropped"],
+    "cut off": KINDS["badly_cropped"],
+}
 NAMES, LEAST_SURE, SUREST = 3, -1.0, 2.0  # tags that name a kind; how far from its bar a tag's confidence counts
 NO_NAMES = ("activities",)  # "above 66 % of sitting" says little
 COMMON = 0.5  # weight of how sure a tag is among a kind's photos, beside how much surer than elsewhere
 
 
-def tag_minimum(
-    model: TrainedModel, encoder: ImageTextEncoder, captions: Path, other_captions: Sequence[Sequence[str]]
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """Least standardised similarity (M+N,) at which a tag is shown, and what that gives on the calibration photos.
+def calibrated(
+    assessor: Assessor, captions: Path, other_captions: Sequence[Sequence[str]], photos: Sequence[Path]
+) -> dict[str, float]:
+    """Put the least standardised similarity at which each tag is shown into the model; returns what that gives.
+
+    Args:
+        captions: table of captioned photos that nothing else uses, for the semantic tags.
+        other_captions: those of the encoder's training photos.
+        photos: of a user's size, for the attribute tags; their ratings have no part in it.
+    """
+    model, encoder = assessor.model, assessor.image_text
+    n_semantic = model.libraries.n_semantic
+
+    @torch.inference_mode()
+    def z_of(images: Iterable[Image.Image]) -> Floats:
+        pixels = batched((encoder.preprocess(image) for image in images), 32)
+        embeddings = torch.cat([encoder.encode_images(torch.from_numpy(np.stack(part))) for part in pixels])
+        similarity = embeddings @ model.text.T
+        return ((similarity - model.similarity_mean) / model.similarity_std.clamp_min(1e-6)).numpy()
+
+    rows = read_captions(captions)
+    z = z_of(decode(photo, target_side=160) for photo, _ in rows)[:, :n_semantic]
+    semantic, of_semantic = semantic_minimum(model, z, [texts for _, texts in rows], other_captions)
+
+    whole = [decode(photo, target_side=LARGEST_SIDE // 2) for photo in photos]
+    looks, of_looks = looks_minimum(model, whole, lambda images: z_of(images)[:, n_semantic:])
+    model.tag_minimum = torch.from_numpy(np.concatenate([semantic, looks]).astype(np.float32))
+    return of_semantic | of_looks
+
+
+def semantic_minimum(
+    model: TrainedModel, z: Floats, captions: Sequence[Sequence[str]], other_captions: Sequence[Sequence[str]]
+) -> tuple[Floats, dict[str, float]]:
+    """Bars (M,) of the semantic tags, from z (n, M) of photos and their captions.
 
     A thing that photos often show needs less to be believed: the bar falls with the logarithm of a tag's share of
     `other_captions`, those of the training photos.
     """
-    rows = read_captions(captions)
-    photos = [decode(photo, target_side=160) for photo, _ in rows]
-    n_semantic = model.libraries.n_semantic
-
-    def z_of(images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            pixels = torch.from_numpy(np.stack([encoder.preprocess(image) for image in images]))
-            similarity = torch.cat([encoder.encode_images(part) for part in pixels.split(32)]) @ model.text.T
-        return ((similarity - model.similarity_mean) / model.similarity_std.clamp_min(1e-6)).numpy()
-
-    plain = z_of(photos)
-    names = model.libraries.semantic.tags
-    words = [words_of(name) for name in names]
+    words = [words_of(tag) for tag in model.libraries.semantic.tags]
     used = [with_synonyms(words_of(" ".join(texts))) for texts in other_captions]
     frequency = np.array([sum(bool(tag) and tag <= told for told in used) for tag in words]) + 0.3
     bonus = PRIOR_WEIGHT * np.log(frequency / (len(used) + 3))
-    told = [with_synonyms(words_of(" ".join(texts))) for _, texts in rows]
+    told = [with_synonyms(words_of(" ".join(texts))) for texts in captions]
     hidden = np.array([facet in HIDDEN_FACETS for facet in model.libraries.semantic.facets])
-    ranked = np.where(hidden, -np.inf, plain[:, :n_semantic] + bonus)
+    ranked = np.where(hidden, -np.inf, z + bonus)
     best = np.argsort(-ranked, axis=1)[:, :CANDIDATES]
-    best_z = np.take_along_axis(plain, best, 1).ravel()
+    best_z = np.take_along_axis(z, best, 1).ravel()
     confidence = np.take_along_axis(ranked, best, 1).ravel()
     right = np.array([bool(words[tag] & told[row]) for row, tags in enumerate(best) for tag in tags])
     order = np.argsort(-confidence)
@@ -75,43 +121,72 @@ def tag_minimum(
     precision = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
     enough = np.flatnonzero(precision >= SEMANTIC_PRECISION)
     last = int(enough.max()) if len(enough) else len(order) // 5
-    semantic = float(confidence[order[last]])
-
-    looks = model.text[n_semantic:, MEANING:].numpy()
-    length = np.linalg.norm(looks, axis=1)
-    raised, resting = [], []
-    for axis, name in enumerate(EDITS[:-3]):
-        for sign in (1.0, -1.0):
-            aligned = n_semantic + np.flatnonzero(sign * looks[:, axis] / np.maximum(length, 1e-6) > ALIGNED)
-            edited = apply_one(name, photos, sign * EDIT_STRENGTH)
-            if len(aligned) == 0 or edited is None:
-                continue
-            raised.append(z_of(edited)[:, aligned].ravel())
-            resting.append(plain[:, aligned].ravel())
-    grid = np.linspace(0, 4, 81)
-    hits = np.array([np.mean([(z >= t).mean() for z in raised]) for t in grid])
-    false = np.array([np.mean([(z >= t).mean() for z in resting]) for t in grid])
-    good = np.flatnonzero(hits / np.maximum(hits + false, 1e-9) >= LOOKS_PRECISION)
-    at = int(good.min()) if len(good) else len(grid) // 2
-    minimum = np.full(len(model.libraries.names), np.inf, np.float32)
-    minimum[:n_semantic] = np.where(hidden, np.inf, np.maximum(semantic - bonus, LEAST_Z))
-    minimum[n_semantic:][length > ABOUT_LOOKS] = grid[at]
-    return torch.from_numpy(minimum), {
-        "semantic tags from z, for one in every caption": semantic,
+    bar = float(confidence[order[last]])
+    return np.where(hidden, np.inf, np.maximum(bar - bonus, LEAST_Z)), {
+        "semantic tags from z, for one in every caption": bar,
         "precision of semantic tags against captions": float(precision[last]),
-        "semantic tags a photo": (last + 1) / len(rows),
-        "attribute tags from z": float(grid[at]),
-        "attribute tags that can be shown": int((length > ABOUT_LOOKS).sum()),
-        "share of edited photos whose tags show it": float(hits[at]),
-        "share of unedited photos on which they do": float(false[at]),
+        "semantic tags a photo": (last + 1) / len(captions),
     }
 
 
-def calibrated(assessor: Assessor, captions: Path, other_captions: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Put the thresholds into the assessor's model; returns what they give."""
-    model = assessor.model
-    model.tag_minimum, facts = tag_minimum(model, assessor.image_text, captions, other_captions)
-    return facts
+def looks_minimum(
+    model: TrainedModel, photos: Sequence[Image.Image], z_of: Callable[[Iterable[Image.Image]], Floats]
+) -> tuple[Floats, dict[str, float]]:
+    """Bars (N,) of the attribute tags, from `z_of` photos (n, N) and `z_of` them with a look put on.
+
+    One tag speaks for each look: a hundred others mean the same to so small an encoder, or what it cannot see. Faults,
+    and what else is true or false, are named where that is right often enough, and not at all where nothing shows it.
+    """
+    minimum = np.full(len(model.libraries.attribute.tags), np.inf)
+    plain = z_of(photos)
+    hits, false = [], []
+    for look, tag in plain_names(model):
+        claim = look.tag in LITERAL or model.libraries.attribute.polarities[tag] == "fault"
+        if look.tag not in CHANGES:
+            if not claim and any(axis in MEASURES for axis in look.weights):
+                minimum[tag] = MUCH
+            continue
+        changed = z_of(CHANGES[look.tag](photo, STRENGTH) for photo in photos)
+        shown, by_chance = ((z[:, tag] >= BARS[:, None]).mean(1) for z in (changed, plain))
+        at = 0  # from MUCH on
+        if claim:
+            worth = shown - RARITY * by_chance
+            worth[shown < LOOKS_PRECISION * (shown + RARITY * by_chance)] = 0
+            at = int(worth.argmax())
+            if worth[at] <= 0:
+                continue
+        minimum[tag] = BARS[at]
+        hits.append(shown[at])
+        false.append(by_chance[at])
+    return minimum, {
+        "attribute tags that can be shown": int(np.isfinite(minimum).sum()),
+        "looks that all photos have more or less of, from z": MUCH,
+        "share of changed photos whose tag says so": float(np.mean(hits)),
+        "share of unchanged photos on which it does": float(np.mean(false)),
+    }
+
+
+def plain_names(model: TrainedModel) -> list[tuple[Look, int]]:
+    """The looks with the place of the attribute tag that names each.
+
+    Of tags that go together, one that finds no fault, and then the one that people say most.
+    """
+    n_semantic = model.libraries.n_semantic
+    if model.embedding_covariance is None:
+        raise AssertionError("a model trained on photos knows how their embeddings vary")
+    text = model.text[n_semantic:].double()
+    library = model.libraries.attribute
+    named = [(look, library.tags.index(look.tag)) for look in LOOKS]
+    named = [(look, tag) for look, tag in named if text[tag, MEANING:].norm() > ABOUT_LOOKS]
+    covariance = text @ model.embedding_covariance.double() @ text.T
+    std = covariance.diagonal().sqrt()
+    kept: list[int] = []
+    for tag in sorted(
+        (tag for _, tag in named), key=lambda tag: (library.polarities[tag] == "fault", -library.frequencies[tag])
+    ):
+        if all(covariance[tag, other] < SAID_ALIKE * std[tag] * std[other] for other in kept):
+            kept.append(tag)
+    return [(look, tag) for look, tag in named if tag in kept]
 
 
 def name_kinds(model: TrainedModel, similarities: torch.Tensor, labels: NDArray[np.int64]) -> None:

@@ -7,11 +7,10 @@ is taught is what it can see. Random edits depend on the generator given and on 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -92,20 +91,6 @@ def apply_edits(pixels: Tensor, rng: np.random.Generator, share: float = EDITED_
             pixels[index] = _EDITORS[name](pixels[index], values, rng).clamp_(0, 1)
             strengths[index, EDITS.index(name)] += values
     return pixels, strengths
-
-
-def apply_one(name: str, photos: Sequence[Image.Image], strength: float) -> list[Image.Image] | None:
-    """Every photo with one edit of a given strength; None where the edit does not go that way."""
-    low, high = _RANGES[name]
-    if not low <= strength <= high:
-        return None
-    edited = []
-    for photo in photos:
-        square = photo.convert("RGB").resize((128, 128), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].float() / 255
-        out = _EDITORS[name](pixels, torch.tensor([strength]), np.random.default_rng(0)).clamp(0, 1)
-        edited.append(Image.fromarray((out[0].permute(1, 2, 0) * 255 + 0.5).byte().numpy()))
-    return edited
 
 
 def _column(strength: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6000, help="distillation steps of 128 crops")
-    parser.add_argument("--text-steps", type=int, default=2000)
+    parser.add_argument("--text-steps", type=int, default=4000)
     parser.add_argument("--quality-steps", type=int, default=1600, help="steps of 36 photos and their damaged copies")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--install", action="store_true", help="replace the model in the package")
@@ -119,7 +119,8 @@ def main() -> None:
     trained, _ = train(run, name="starter")
     assessor = load(trained, device="cpu", precision="fp32")
     told = [photos.captions[row] for row in photos.rows("train") if photos.captions[row]]
-    confidence = calibrated(assessor, captions["calibrate"], told)
+    rated = [run.manifest.paths[row] for row in run.part("train")]
+    confidence = calibrated(assessor, captions["calibrate"], told, rated)
     name_kinds(assessor.model, run.matched.semantic(run.part("train")), run.clusters[1])
     model = out / "model"
     save_model(

@@ -160,6 +160,21 @@ def train_tokenizer(phrases: list[str], out: Path) -> None:
     ).save_pretrained(out)
 
 
+def chances_by_look(targets: np.ndarray) -> np.ndarray:
+    """How often each phrase (T, DIM) is practised: a look's phrases together as often as the root of their number.
+
+    By chance alone, looks that few phrases name ("vignette") are not told from their neighbours in a small tower.
+    """
+    looks = targets[:, MEANING:]
+    along = looks @ np.stack([unit(axis_vector(look.weights)) for look in LOOKS]).T
+    nearest = np.abs(along).argmax(1)
+    against = np.take_along_axis(along, nearest[:, None], 1)[:, 0] < 0
+    group = np.where(looks.any(1), 2 * nearest + against, -1)
+    _, place, size = np.unique(group, return_inverse=True, return_counts=True)
+    chances = size[place] ** -0.5
+    return np.asarray(chances / chances.sum())
+
+
 def train_text_tower(
     tower: nn.Module,
     projection: nn.Module,
@@ -174,7 +189,7 @@ def train_text_tower(
 ) -> dict[str, float]:
     """Let the small text tower repeat the joint space; returns the mean cosine over both kinds of phrases.
 
-    Half of each batch is about looks. Finished weights are kept in `saved`.
+    Half of each batch is about looks, drawn by `chances_by_look`. Finished weights are kept in `saved`.
     """
     torch.manual_seed(seed)
     tokens = tokenizer(phrases, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
@@ -182,6 +197,7 @@ def train_text_tower(
     wanted = torch.from_numpy(targets)
     modules = nn.ModuleDict({"tower": tower, "projection": projection})
     kinds = [np.flatnonzero(np.array(about_looks) == kind) for kind in (False, True)]
+    chances = [None, chances_by_look(targets[kinds[1]])]
     if saved.exists():
         modules.load_state_dict(torch.load(saved, weights_only=True))
         steps = 0
@@ -190,7 +206,8 @@ def train_text_tower(
     tower.train()
     for step in range(steps):
         rng = np.random.default_rng([seed, step])
-        rows = torch.from_numpy(np.concatenate([rng.choice(kind, BATCH // 2, replace=False) for kind in kinds]))
+        halves = [rng.choice(kind, BATCH // 2, False, p) for kind, p in zip(kinds, chances, strict=True)]
+        rows = torch.from_numpy(np.concatenate(halves))
         length = int(mask[rows].sum(1).max())
         pooled = tower(input_ids=ids[rows, :length], attention_mask=mask[rows, :length]).pooler_output
         loss = (1 - functional.cosine_similarity(projection(pooled), wanted[rows])).mean()

@@ -16,9 +16,11 @@ from looks import AXES
 
 @dataclass(frozen=True)
 class Look:
-    """`weights`: by axis; `words`: a regular expression; `examples`: phrases that mean just this."""
+    """`tag`: the attribute tag that says it plainest; `weights`: by axis; `words`: a regular expression;
+    `examples`: phrases that mean just this.
+    """
 
-    name: str
+    tag: str
     weights: dict[str, float]
     words: str
     examples: tuple[str, ...]
@@ -26,7 +28,8 @@ class Look:
 
 LOOKS = (
     Look("motion blur", {"motion": 1.0, "sharpness": -0.3},
-         r"motion blur|camera shake|shak(y|en)|blurred motion|panning|streak|moving|speed|smear|radial blur|zoom blur",
+         r"motion blur|camera shake|shak(y|en)|blurred motion|panning|streak|moving|slow shutter|smear|radial blur|"
+         r"zoom blur",
          ("motion blur", "camera shake", "blurred by movement", "shaky")),
     Look("out of focus", {"defocus": 1.0, "sharpness": -0.6},
          r"blur|out of focus|unsharp|fuzzy|soft (subject|image|edge|focus)|softness|undersharpened|missed focus|"
@@ -39,10 +42,10 @@ LOOKS = (
     Look("noise", {"noise": 1.0, "fine noise": 0.4},
          r"nois|grain|high iso|speckle",
          ("noisy", "digital noise", "grainy", "high iso noise")),
-    Look("clean", {"noise": -0.8, "blocks": -0.6, "defocus": -0.4},
+    Look("clean image", {"noise": -0.8, "blocks": -0.6, "defocus": -0.4},
          r"clean image|low iso|good (image )?quality|high quality|technically (good|excellent)|smooth tones",
          ("noise-free", "clean image", "high image quality")),
-    Look("blocks", {"blocks": 1.0},
+    Look("compression artifacts", {"blocks": 1.0},
          r"compress|artifact|jpeg|pixelat|posteri[sz]|banding|poor (image )?quality|low quality|technically poor|"
          r"technical problem",
          ("compression artifacts", "jpeg blocks", "pixelated", "poor image quality")),
@@ -64,22 +67,22 @@ LOOKS = (
     Look("deep shadows", {"shadows": 0.9, "spread": 0.5},
          r"shadow|deep black|rich black|silhouette|crushed",
          ("deep shadows", "rich blacks", "silhouette")),
-    Look("highlights", {"highlights": 0.8}, r"highlight|bright areas|specular", ("bright highlights",)),
-    Look("faded", {"contrast": -1.0, "spread": -0.7},
-         r"flat|washed|faded|faint|\bpale\b|haz[ey]|fog|mist|weak contrast|soft contrast|dull|low contrast|gray blacks|"
-         r"milky",
+    Look("bright areas", {"highlights": 0.8}, r"highlight|bright areas|specular", ("bright highlights",)),
+    Look("washed out", {"contrast": -1.0, "spread": -0.7},
+         r"flat|washed|faded|faint|\bpale\b|haz[ey]|fog|\bmist(y)?\b|weak contrast|soft contrast|dull|low contrast|"
+         r"gray blacks|milky",
          ("washed out", "flat and faded", "low contrast", "hazy", "gray blacks")),
-    Look("contrast", {"contrast": 0.9, "spread": 0.8},
+    Look("high contrast", {"contrast": 0.9, "spread": 0.8},
          r"contrast|punch|bold tones|dramatic (light|sky)",
          ("high contrast", "strong contrast", "punchy")),
     Look("oversaturated", {"saturation": 1.0, "colour": 0.7, "colourfulness": 0.6},
          r"over-?saturat|garish|gaudy|neon|too colou?rful|fluorescent",
          ("oversaturated", "garish colors", "too much saturation")),
-    Look("colourful", {"colourfulness": 0.8, "colour": 0.7, "saturation": 0.5},
+    Look("vivid colors", {"colourfulness": 0.8, "colour": 0.7, "saturation": 0.5},
          r"colou?rful|vivid|vibrant|saturat|rich colou?r|bright colou?r|bold colou?r|strong colou?r|intense colou?r|"
          r"multicolou?red",
          ("colorful", "vivid colors", "vibrant", "saturated", "rich colors")),
-    Look("muted", {"saturation": -0.6, "colour": -0.7, "colourfulness": -0.6},
+    Look("muted colors", {"saturation": -0.6, "colour": -0.7, "colourfulness": -0.6},
          r"muted|desaturat|dull colou?r|bland colou?r|pastel|neutral tones|subdued|drab|pale colou?r|subtle colou?r",
          ("muted colors", "desaturated", "bland colors", "pastel")),
     Look("black and white", {"saturation": -1.0, "colour": -0.9, "colourfulness": -0.9, "hue variety": -0.5},
@@ -88,13 +91,13 @@ LOOKS = (
          ("black and white", "monochrome", "grayscale", "no color")),
     Look("sepia", {"warmth": 0.7, "measured warmth": 0.6, "hue variety": -0.6},
          r"sepia|old.?fashioned|vintage|antique|nostalgic", ("sepia", "vintage tone")),
-    Look("warm", {"warmth": 0.8, "measured warmth": 0.8, "yellows": 0.2},
+    Look("warm tones", {"warmth": 0.8, "measured warmth": 0.8, "yellows": 0.2},
          r"warm|golden hour|sunset|sunrise|candle|fire|amber|sun-?kissed|afternoon light|evening light|tungsten|fiery",
          ("warm tones", "warm light", "golden light", "too warm")),
-    Look("cool", {"warmth": -0.8, "measured warmth": -0.8, "blues": 0.2},
+    Look("cool tones", {"warmth": -0.8, "measured warmth": -0.8, "blues": 0.2},
          r"\bcool|\bcold|icy|moonlight|frost|wint|blue (hour|tones|cast)|bluish",
          ("cool tones", "cold light", "bluish cast", "too cool")),
-    Look("green cast", {"tint": 0.9, "measured tint": 0.8},
+    Look("greenish", {"tint": 0.9, "measured tint": 0.8},
          r"green(ish)? (cast|tint|tones)|greenish|fluorescent light", ("green cast", "greenish tint")),
     Look("magenta cast", {"tint": -0.9, "measured tint": -0.8, "purples": 0.3},
          r"magenta|pink(ish)? (cast|tint)|pinkish|purplish", ("magenta cast", "pinkish tint")),
@@ -105,50 +108,50 @@ LOOKS = (
     Look("blue", {"blues": 1.0, "measured warmth": -0.4},
          r"\bblue\b|cyan|cobalt|navy|teal|turquoise|azure", ("blue", "navy blue", "cyan")),
     Look("purple", {"purples": 1.0}, r"purple|violet|mauve|lilac|\bpink\b|lavender", ("purple", "violet", "pink")),
-    Look("hue variety", {"hue variety": 1.0, "colourfulness": 0.3},
+    Look("variety of colors", {"hue variety": 1.0, "colourfulness": 0.3},
          r"multicolou?r|rainbow|complementary|many colou?rs|variety of colou?rs|red and green|blue and yellow",
          ("many different colors", "rainbow colors")),
     Look("vignette", {"vignette": 1.0, "dark rim": 0.6},
          r"vignett|dark corner|dark edges|spotlight|light falloff", ("heavy vignette", "dark corners")),
-    Look("tilted", {"tilt": 1.0},
+    Look("tilted horizon", {"tilt": 1.0},
          r"(tilted|crooked|slanted|uneven|leaning) horizon|tilt(ed)?\b(?!.shift)|crooked|slanted|lopsided|sideways|"
          r"not level|leaning|dutch angle",
          ("tilted horizon", "crooked", "not level", "slanted")),
-    Look("level", {"tilt": -1.0}, r"(straight|level) horizon|\blevel\b|well aligned|upright",
+    Look("straight horizon", {"tilt": -1.0}, r"(straight|level) horizon|\blevel\b|well aligned|upright",
          ("level horizon", "straight")),
-    Look("close", {"tightness": 1.0},
+    Look("tight crop", {"tightness": 1.0},
          r"close(-| )?up|too close|tight (crop|framing)|fills? the frame|large in the frame|macro|cropped too|"
          r"close view|narrow view|zoomed",
          ("tight crop", "close-up", "fills the frame", "too close")),
-    Look("far", {"tightness": -1.0, "cut off": -0.3},
+    Look("wide view", {"tightness": -1.0, "cut off": -0.3},
          r"wide(-| )view|distant|too far|small in the frame|wide angle|panoram|aerial|expansive|overview|spread out",
          ("wide view", "distant view", "small in the frame")),
     Look("cut off", {"cut off": 1.0, "tightness": 0.7},
          r"cut off|chopped|bad crop|poor(ly)? crop|awkward(ly)? (crop|position|framing)|partial view|cropped off|"
          r"poor placement|poor composition|bad composition|bad framing",
          ("cut off", "badly cropped", "chopped off")),
-    Look("shallow depth", {"sharp centre": 1.0, "edges": -0.4},
+    Look("shallow depth of field", {"sharp centre": 1.0, "edges": -0.4},
          r"shallow|bokeh|blurred background|isolated subject|wide aperture|selective focus|large aperture",
          ("shallow depth of field", "bokeh", "blurred background")),
-    Look("deep focus", {"sharp centre": -0.8, "edges": 0.4},
+    Look("deep depth of field", {"sharp centre": -0.8, "edges": 0.4},
          r"deep (depth|focus)|everything in focus|small aperture|front to back", ("deep depth of field",)),
-    Look("busy", {"edges": 0.9, "empty space": -0.9},
+    Look("cluttered", {"edges": 0.9, "empty space": -0.9},
          r"clutter|busy|crowded|messy|chaotic|too much (detail|going on)|dense|complex|overwhelming|disjointed|"
          r"distracting background",
          ("cluttered", "busy composition", "messy", "crowded")),
-    Look("simple", {"empty space": 1.0, "edges": -0.8},
+    Look("simple composition", {"empty space": 1.0, "edges": -0.8},
          r"simpl|minimal|uncluttered|empty|negative space|dead space|wasted space|extra space|\bplain|sparse|clean "
          r"(lines|composition|background)|spacious|calm|tranquil|solitude",
          ("simple composition", "minimalist", "empty space", "plain background")),
-    Look("symmetric", {"symmetry": 1.0},
+    Look("symmetry", {"symmetry": 1.0},
          r"symmetr|mirror image|balanced|centered|dead center|frontal", ("symmetry", "mirror image", "balanced")),
-    Look("thirds", {"thirds": 1.0, "symmetry": -0.3},
+    Look("rule of thirds", {"thirds": 1.0, "symmetry": -0.3},
          r"thirds|off.?cent|offset subject|well placed|good placement", ("rule of thirds", "off-center subject")),
-    Look("horizontals", {"horizontals": 1.0}, r"horizontal|layer|horizon\b", ("horizontal lines", "layers")),
-    Look("verticals", {"horizontals": -1.0}, r"vertical|\btall\b|height", ("vertical lines", "tall")),
-    Look("bright top", {"bright top": 1.0}, r"backlit|backlight|bright sky|top-?heavy|blown sky|lit from above",
+    Look("horizontal lines", {"horizontals": 1.0}, r"horizontal|layer|horizon\b", ("horizontal lines", "layers")),
+    Look("vertical lines", {"horizontals": -1.0}, r"vertical|\btall\b|height", ("vertical lines", "tall")),
+    Look("bright sky", {"bright top": 1.0}, r"backlit|backlight|bright sky|top-?heavy|blown sky|lit from above",
          ("bright sky above dark ground", "backlit")),
-    Look("bold shapes", {"bold shapes": 1.0, "spread": 0.4},
+    Look("graphic", {"bold shapes": 1.0, "spread": 0.4},
          r"bold|graphic|shape|geomet|striking|light and shadow|shadow play", ("bold shapes", "graphic")),
     Look("texture", {"edges": 0.8, "sharpness": 0.6, "empty space": -0.4},
          r"textur|rough|pattern|woven|ornate|rugged|crumpled|mossy|decorative",
@@ -162,7 +165,10 @@ _NEGATION = re.compile(
     r"less|isn't|un(?=[a-z]{4}))\b|-free\b|\bfree$|\blow(?= (contrast|saturation|noise|grain))"
 )
 # Looks whose own words already say that something is missing.
-_SAYS_NO = {"out of focus", "faded", "muted", "black and white", "clean", "underexposed", "blocks", "cut off", "dark"}
+_SAYS_NO = {
+    "out of focus", "washed out", "muted colors", "black and white", "clean image", "underexposed",
+    "compression artifacts", "cut off", "dark",
+}  # fmt: skip
 SETTLED = 3  # looks that one phrase may name
 
 
@@ -188,7 +194,7 @@ def read_looks(phrase: str) -> np.ndarray | None:
         taken.append(match.span())
         before = text[: match.start()]
         negated = bool(_NEGATION.search(before)) or bool(re.match(r"\w*-free\b", text[match.end() :]))
-        if look.name in _SAYS_NO and _NEGATION.search(match.group()):
+        if look.tag in _SAYS_NO and _NEGATION.search(match.group()):
             negated = False
         total += (-0.8 if negated else 1.0) * axis_vector(look.weights)
     length = float(np.linalg.norm(total))
