@@ -22,7 +22,7 @@ from tmcr.datasets import load_manifest
 from tmcr.errors import ConfigError, DataError, ModelError
 from tmcr.experiments.ablation import SYSTEMS, ablate
 from tmcr.images import content_hash
-from tmcr.modelfolder import load_model
+from tmcr.modelfolder import STARTER, load_model
 from tmcr.training.config import TrainConfig, preset
 from tmcr.training.heads import similarity_statistics
 from tmcr.training.pipeline import Run
@@ -105,6 +105,19 @@ def test_the_model_folder_scores_as_the_run_did(trained: Path, config: TrainConf
     together = [verdict.score for verdict in model.assess_many([run.manifest.paths[row] for row in test], batch_size=3)]
     np.testing.assert_allclose(in_training, alone, atol=1e-4)
     np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def test_on_the_shipped_encoder_and_tags_a_model_shows_the_tags_that_the_starter_shows(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    quick = config.with_overrides({"tags": None, "rank.epochs": 0, "fit.mode": "lp", "fit.epochs": 1})
+    model, starter = load_model(train(Run(quick, tmp_path / "run"))[0]), load_model(STARTER)
+    shown = torch.isfinite(model.tag_minimum)
+    assert torch.equal(shown, torch.isfinite(starter.tag_minimum))
+    nameable = {tag for tag, may_be in zip(model.libraries.names, shown.tolist(), strict=True) if may_be}
+    names = {tag for tags in model.clusters.tags for tag in tags}
+    assert names
+    assert names <= nameable
 
 
 def test_tags_of_ones_own_are_shown_and_change_no_score(trained: Path, config: TrainConfig) -> None:

@@ -1,13 +1,8 @@
-"""From which confidence on a tag is shown: thresholds found on photos that no other step learns from.
-
-Kinds of photos are named anew by tags that would be shown: what sets a kind apart most is often said by a tag that
-nobody would use.
-"""
+"""From which confidence on a tag is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +57,6 @@ CHANGES = {
     "tight crop": ALTERATIONS["tightly cropped"],
     "cut off": KINDS["badly_cropped"],
 }
-NAMES, LEAST_SURE, SUREST = 3, -1.0, 2.0  # tags that name a kind; how far from its bar a tag's confidence counts
-NO_NAMES = ("activities",)  # "above 66 % of sitting" says little
-COMMON = 0.5  # weight of how sure a tag is among a kind's photos, beside how much surer than elsewhere
 
 
 def calibrated(
@@ -187,24 +179,3 @@ def plain_names(model: TrainedModel) -> list[tuple[Look, int]]:
         if all(covariance[tag, other] < SAID_ALIKE * std[tag] * std[other] for other in kept):
             kept.append(tag)
     return [(look, tag) for look, tag in named if tag in kept]
-
-
-def name_kinds(model: TrainedModel, similarities: torch.Tensor, labels: NDArray[np.int64]) -> None:
-    """Name the model's kinds by tags of which it is sure among their photos, and less so elsewhere.
-
-    Args:
-        similarities: (n, M) to the semantic tags of the training photos; labels: (n,) their kinds.
-    """
-    n_semantic = model.libraries.n_semantic
-    if model.tag_minimum is None:
-        raise AssertionError("kinds are named once it is known from when on a tag is shown")
-    z = (similarities - model.similarity_mean[:n_semantic]) / model.similarity_std[:n_semantic].clamp_min(1e-6)
-    sure = (z - model.tag_minimum[:n_semantic]).clamp(LEAST_SURE, SUREST).numpy()
-    inside = np.stack([sure[labels == kind].mean(0) for kind in range(len(model.clusters.centroids))])
-    outside = np.stack([sure[labels != kind].mean(0) for kind in range(len(inside))])
-    fit = inside - outside + COMMON * inside
-    things = np.array([facet not in NO_NAMES for facet in model.libraries.semantic.facets])
-    own = (fit == fit.max(0)) & things  # a tag names one kind
-    best = np.argsort(-np.where(own, fit, -np.inf), axis=1, kind="stable")[:, :NAMES]
-    names = tuple(tuple(model.libraries.semantic.tags[tag] for tag in tags) for tags in best)
-    model.clusters = replace(model.clusters, tags=names)

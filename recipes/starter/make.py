@@ -12,11 +12,12 @@ import argparse
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from card import starter_card
-from confidence import calibrated, name_kinds
+from confidence import calibrated
 from encoder import PREPROCESSING, build_encoder
 from photos import Photos, build_photos, read_photo
 from PIL import Image
@@ -28,6 +29,7 @@ from tmcr.datasets import load_manifest
 from tmcr.experiments.judge import judge
 from tmcr.modelfolder import STARTER, save_model
 from tmcr.training.config import TrainConfig, preset
+from tmcr.training.naming import kind_names
 from tmcr.training.pipeline import Run
 from tmcr.training.train import train
 
@@ -121,7 +123,9 @@ def main() -> None:
     told = [photos.captions[row] for row in photos.rows("train") if photos.captions[row]]
     rated = [run.manifest.paths[row] for row in run.part("train")]
     confidence = calibrated(assessor, captions["calibrate"], told, rated)
-    name_kinds(assessor.model, run.matched.semantic(run.part("train")), run.clusters[1])
+    kinds, labels = run.clusters
+    similarities = run.matched.semantic(run.part("train")).numpy()
+    assessor.model.clusters = replace(kinds, tags=kind_names(assessor.model, similarities, labels))
     model = out / "model"
     save_model(
         assessor.model, model, card="", image_text_folder=trained / "image_text", storage=config.encoders.storage

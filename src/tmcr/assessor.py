@@ -30,6 +30,7 @@ from tmcr.training.clusters import assign, percentile
 TOP_TAGS = 8
 TOP_REASONS = 12
 TOP_FACET_TAGS = 3
+LEAST_LACK = 1.0  # standard deviations below what is usual from which on a photo lacks a look
 _OTHERS = "other {} tags"  # what tags of no facet are called together
 
 
@@ -257,7 +258,7 @@ class Assessor:
         totals = np.stack([np.bincount(self._facet_of, row, len(self._facets)) for row in shares])
         fits, lacks = z > 0, np.zeros(z.shape, bool)
         if self._tag_minimum is not None:
-            fits, lacks = z >= self._tag_minimum, z <= -self._tag_minimum
+            fits, lacks = z >= self._tag_minimum, z <= -np.maximum(self._tag_minimum, LEAST_LACK)
             lacks[:, : self.model.libraries.n_semantic] = False  # that a thing is not there says nothing
         telling = (fits | lacks) & (shares * totals[:, self._facet_of] > 0)
         found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tmcr.metrics import Report
 from tmcr.modelfolder import ImageTextSource, TrainedModel, save_model
 from tmcr.training.card import model_card
 from tmcr.training.match import embedding_moments
+from tmcr.training.naming import inherited_minimum, kind_names
 from tmcr.training.pipeline import Fitted, Run
 from tmcr.training.starting import place_of
 
@@ -49,11 +51,11 @@ def train(run: Run, name: str | None = None) -> tuple[Path, Report | None]:
 
 def trained_model(run: Run, fitted: Fitted, name: str, metrics: dict[str, Any]) -> TrainedModel:
     """Everything together, ready to be saved."""
-    table, _ = run.clusters
+    table, labels = run.clusters
     mean, covariance = embedding_moments(run.matched.embeddings, run.part("train"))
     similarity_mean, similarity_std = similarity_moments(run.matched.text, mean, covariance)
     encoder = run.image_text
-    return TrainedModel(
+    model = TrainedModel(
         name=name,
         head=fitted.head,
         encoder=fitted.encoder,
@@ -86,3 +88,8 @@ def trained_model(run: Run, fitted: Fitted, name: str, metrics: dict[str, Any]) 
         },
         metrics=metrics,
     )
+    model.tag_minimum = inherited_minimum(model, Path(place_of(run.config.encoders.image_text)))
+    if model.tag_minimum is not None:
+        similarities = run.matched.semantic(run.part("train")).numpy()
+        model.clusters = replace(table, tags=kind_names(model, similarities, labels))
+    return model
