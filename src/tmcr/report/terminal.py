@@ -158,7 +158,7 @@ def _columns_about(verdicts: Sequence[Assessment], wide: bool) -> list[_Column]:
     """What is said of each photo beside its numbers. On a narrow screen the user's own tags take the kind's place."""
     own: list[_Column] = [("your tags", 2, _own_tags)] if any(verdict.own_tags for verdict in verdicts) else []
     kind: _Column = ("among its kind", 2, _standing)
-    return [kind, *own, ("raised / lowered by", 3, _why)] if wide else own or [kind]
+    return [kind, *own, ("raised / lowered by", 4, _why)] if wide else own or [kind]
 
 
 def explain_panel(verdict: Assessment) -> RenderableType:
