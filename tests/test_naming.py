@@ -47,6 +47,9 @@ def test_nothing_is_taken_over_from_another_encoder_or_for_other_tags(starter: T
     other = replace(starter.image_text, fingerprint="another")
     assert inherited_minimum(replace(starter, image_text=other), folder) is None
     assert inherited_minimum(starter, tmp_path / "encoder") is None
+    for name in ("config.json", "model.safetensors"):  # an encoder inside a folder of somebody else's
+        (tmp_path / name).write_text("{}")
+    assert inherited_minimum(starter, tmp_path / "encoder") is None
     assert inherited_minimum(starter, folder) is not None
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tmcr.errors import ModelError
 from tmcr.modelfolder import TrainedModel, load_model
 
 NAMES = 3
@@ -26,9 +27,10 @@ def inherited_minimum(model: TrainedModel, encoder: Path) -> Tensor | None:
 
     None where that folder is not part of a model that has one, with the same encoder and tags.
     """
-    if not (encoder.parent / "model.safetensors").is_file():
+    try:
+        theirs = load_model(encoder.parent)
+    except ModelError:  # the encoder stands for itself, or in something that is no model of ours
         return None
-    theirs = load_model(encoder.parent)
     same = (
         theirs.image_text.fingerprint == model.image_text.fingerprint and theirs.libraries.hash == model.libraries.hash
     )
