@@ -47,7 +47,7 @@ def kind_names(
     """For each kind the tags that a model with `tag_minimum` shows of its photos, and less of others, the best first.
 
     What sets a kind apart most (`characteristic_tags`) is often said by a tag that nobody would use. A tag names one
-    kind.
+    kind; a kind that no tag tells from the others keeps the name it has.
 
     Args:
         similarities: (N, M) to the semantic tags; labels: (N,) the kinds.
@@ -70,6 +70,8 @@ def kind_names(
     outside = (sums.sum(0) - sums) / np.maximum(len(labels) - sizes, 1)[:, None]
     fit = inside - outside + COMMON * inside
     things = np.array([facet not in NO_NAMES for facet in library.facets]) & np.isfinite(minimum)
-    own = (fit == fit.max(0)) & things
+    ahead = fit == fit.max(0)
+    own = ahead & (ahead.sum(0) == 1) & things
     best = np.argsort(-np.where(own, fit, -np.inf), axis=1, kind="stable")[:, :NAMES]
-    return tuple(tuple(library.tags[tag] for tag in tags if own[kind, tag]) for kind, tags in enumerate(best))
+    names = [tuple(library.tags[tag] for tag in tags if own[kind, tag]) for kind, tags in enumerate(best)]
+    return tuple(mine or before for mine, before in zip(names, model.clusters.tags, strict=True))
