@@ -16,6 +16,7 @@ from words import LOOKS, Look
 from tmcr.assessor import Assessor
 from tmcr.damage import ALTERATIONS, KINDS
 from tmcr.experiments.captions import read_captions, with_synonyms, words_of
+from tmcr.experiments.judge import FAMILIES, LARGEST_SIDE
 from tmcr.images import decode
 from tmcr.modelfolder import TrainedModel
 from tmcr.streaming import batched
@@ -37,26 +38,8 @@ BARS = np.linspace(MUCH, 6, 91)
 ABOUT_LOOKS = 0.7  # length of the looks part of a tag from which on it can be seen at all
 SAID_ALIKE = 0.99  # correlation over photos from which on two tags say the same
 STRENGTH = 0.8
-LARGEST_SIDE = 640
-CHANGES = {
-    "motion blur": ALTERATIONS["motion blurred"],
-    "out of focus": KINDS["blurred"],
-    "noise": KINDS["noisy"],
-    "compression artifacts": KINDS["compressed"],
-    "dark": KINDS["underexposed"],
-    "overexposed": KINDS["overexposed"],
-    "washed out": KINDS["washed_out"],
-    "high contrast": ALTERATIONS["contrasty"],
-    "vivid colors": ALTERATIONS["oversaturated"],
-    "black and white": ALTERATIONS["desaturated"],
-    "warm tones": ALTERATIONS["warmed"],
-    "cool tones": ALTERATIONS["cooled"],
-    "greenish": ALTERATIONS["greened"],
-    "vignette": ALTERATIONS["vignetted"],
-    "tilted horizon": KINDS["tilted"],
-    "tight crop": ALTERATIONS["tightly cropped"],
-    "cut off": KINDS["badly_cropped"],
-}
+# The tags that a change of looks makes fit better, and the change.
+CHANGES = {tag: (KINDS | ALTERATIONS)[change] for change, more, _ in FAMILIES.values() for tag in more}
 
 
 def calibrated(

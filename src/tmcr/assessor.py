@@ -269,9 +269,11 @@ class Assessor:
                 told = tags[self._facet_of[tag]]
                 if len(told) < TOP_FACET_TAGS and opposites[tag] not in told:
                     told[names[tag]] = names[tag] if fits[row, tag] else f"less {names[tag]}"
-            order = sorted((self._unnamed[i], -abs(share), i) for i, share in enumerate(total) if share != 0)
-            facets = [(*self._facets[i], total[i], tuple(tags[i].values())) for _, _, i in order]
-            found.append(tuple(Facet(name, library, share, told) for library, name, share, told in facets))
+            facets = []
+            for _, _, i in sorted((self._unnamed[i], -abs(share), i) for i, share in enumerate(total) if share != 0):
+                library, name = self._facets[i]
+                facets.append(Facet(name, library, total[i], tuple(tags[i].values())))
+            found.append(tuple(facets))
         return found
 
     def _reasons(self, shares: NDArray[np.float64]) -> tuple[Reason, ...]:
@@ -349,16 +351,10 @@ def _facets(libraries: TagLibraries, nameable: NDArray[np.bool_]) -> tuple[list[
     Tags without a facet go by their library's name, and so do those of a facet no tag of which is nameable (M+N,): what
     a model cannot see in a photo is no reason to give.
     """
-    libraries_of = [
-        "semantic" if index < libraries.n_semantic else "attribute" for index in range(len(libraries.names))
-    ]
-    named = {
-        (library, facet) for library, facet, seen in zip(libraries_of, libraries.facets, nameable, strict=True) if seen
-    }
-    keys = [
-        (library, facet if facet and (library, facet) in named else _OTHERS.format(library))
-        for library, facet in zip(libraries_of, libraries.facets, strict=True)
-    ]
+    library_of = ["semantic"] * len(libraries.semantic) + ["attribute"] * len(libraries.attribute)
+    own = list(zip(library_of, libraries.facets, strict=True))
+    named = {key for key, seen in zip(own, nameable, strict=True) if seen and key[1]}
+    keys = [key if key in named else (key[0], _OTHERS.format(key[0])) for key in own]
     facets = list(dict.fromkeys(keys))
     place = {key: number for number, key in enumerate(facets)}
     return facets, np.array([place[key] for key in keys], dtype=np.int64)
