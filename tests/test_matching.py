@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tmcr.errors import TagError
-from tmcr.matching import match, similarity_moments, text_matrix
+from tmcr.matching import match, similarity_correlation, similarity_moments, text_matrix
 from tmcr.training.match import embedding_moments
 
 
@@ -75,3 +75,16 @@ def test_two_moments_of_the_photos_tell_how_usual_any_tag_is() -> None:
     similarities = match(images, text)
     assert torch.allclose(found_mean, similarities.mean(0), atol=1e-6)
     assert torch.allclose(found_std, similarities.std(0, correction=0), atol=1e-5)
+
+
+def test_correlations_of_tags_are_those_of_their_similarities() -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(50, 8, generator=generator)
+    images[:, 7] = 0.5
+    text = torch.randn(5, 8, generator=generator)
+    text[4, :7] = 0  # as similar to one photo as to any other
+    _, covariance = embedding_moments(images.numpy(), np.arange(50))
+    found = similarity_correlation(text, covariance)
+    plain = torch.from_numpy(np.corrcoef((images @ text[:4].T).double().numpy(), rowvar=False)).float()
+    assert torch.allclose(found[:4, :4], plain, atol=1e-5)
+    assert found[4].abs().max() == found[:, 4].abs().max() == 0

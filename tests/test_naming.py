@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tmcr.modelfolder import STARTER, TrainedModel, load_model
+from tmcr.shown_tags import nameable
 from tmcr.tags import TagLibraries, TagLibrary
 from tmcr.training.naming import inherited_minimum, kind_names
 
@@ -61,12 +62,13 @@ def test_a_kind_is_named_by_tags_that_are_shown_of_its_photos(starter: TrainedMo
         for each in (starter.similarity_mean, starter.similarity_std, starter.tag_minimum)
     )
     z = rng.normal(0, 0.1, (len(labels), len(mean))).astype(np.float32)
-    named = [np.flatnonzero(np.isfinite(minimum))[10 * kind : 10 * kind + 3] for kind in range(3)]
+    shown = np.flatnonzero(nameable(starter)[: len(mean)])
+    named = [shown[10 * kind : 10 * kind + 3] for kind in range(3)]
     for kind, tags in enumerate(named):
         for place, tag in enumerate(tags):
             z[labels == kind, tag] = minimum[tag] + 1 - place / 4
-    z[labels == 0, np.flatnonzero(np.isfinite(minimum))[40]] = 99  # told of two kinds alike
-    z[labels == 1, np.flatnonzero(np.isfinite(minimum))[40]] = 99
+    z[labels == 0, shown[40]] = 99  # told of two kinds alike
+    z[labels == 1, shown[40]] = 99
     never = int(np.flatnonzero(np.isinf(minimum))[0])
     z[labels == 0, never] = 9
     clusters = replace(

@@ -23,11 +23,11 @@ from tmcr.matching import match, similarity_moments, text_matrix
 from tmcr.modelfolder import EMBEDDINGS, STARTER, TrainedModel, load_model
 from tmcr.network import score_std
 from tmcr.preparation import Preparation, Prepared
+from tmcr.shown_tags import TOP_TAGS, Shown, ShownTags
 from tmcr.streaming import batched, ordered_map
 from tmcr.tags import TagLibraries
 from tmcr.training.clusters import assign, percentile
 
-TOP_TAGS = 8
 TOP_REASONS = 12
 TOP_FACET_TAGS = 3
 LEAST_LACK = 1.0  # standard deviations below what is usual from which on a photo lacks a look
@@ -79,10 +79,8 @@ class Assessor:
         self._attribute = Attribution(model.head.to(device).eval(), self._score_values)
         self._similarity_mean = model.similarity_mean.to(device)
         self._similarity_std = model.similarity_std.to(device).clamp_min(1e-6)
-        self._tag_minimum = model.tag_minimum.numpy() if model.tag_minimum is not None else None
-        tags = len(model.libraries.names)
-        self._nameable = np.isfinite(self._tag_minimum) if self._tag_minimum is not None else np.ones(tags, bool)
-        self._facets, self._facet_of = _facets(model.libraries, self._nameable)
+        self._shown = ShownTags(model)
+        self._facets, self._facet_of = _facets(model.libraries, self._shown.nameable)
         self._unnamed = [name == _OTHERS.format(library) for library, name in self._facets]
         self._own_tags = tuple(own_tags)
         if own_tags:
@@ -176,9 +174,12 @@ class Assessor:
             "encoder": explained.encoder.tolist(),
         }
         tags = explained.tags.cpu().numpy()
-        z = ((similarities - self._similarity_mean) / self._similarity_std).cpu().numpy()
+        standard = ((similarities - self._similarity_mean) / self._similarity_std).cpu()
+        shown = self._shown(standard - self._shown.bar)
+        z = standard.numpy()
         similarity_rows = similarities.cpu().numpy()
         kinds = self._kinds(similarity_rows[:, :n_semantic])
+        semantic_tags, attribute_tags = (self._tags(library, similarity_rows, z) for library in shown)
         facets = self._facet_shares(tags, z)
         score_values = tuple(self.model.score_values.tolist())
         reference = float(explained.reference_score)
@@ -191,8 +192,8 @@ class Assessor:
                 score_values=score_values,
                 percentile=self._percentile(columns["score"][row], kinds[row]),
                 cluster=kinds[row],
-                semantic_tags=self._top_tags(similarity_rows[row], z[row], 0, n_semantic),
-                attribute_tags=self._top_tags(similarity_rows[row], z[row], n_semantic, z.shape[1]),
+                semantic_tags=semantic_tags[row],
+                attribute_tags=attribute_tags[row],
                 own_tags=own[row],
                 facets=facets[row],
                 reasons=self._reasons(tags[row]),
@@ -230,22 +231,16 @@ class Assessor:
             for row, best in enumerate(top)
         ]
 
-    def _top_tags(
-        self, similarities: NDArray[np.float32], z: NDArray[np.float32], start: int, end: int
-    ) -> tuple[Tag, ...]:
-        """The best-fitting tags of start..end; where the model knows how sure it must be, only those it is sure of.
-
-        Of two that say the contrary of each other, the one that fits better.
-        """
-        if self._tag_minimum is None:
-            best = start + _largest(z[start:end], TOP_TAGS)
-        else:
-            confidence = z[start:end] - self._tag_minimum[start:end]  # a likelier tag has a lower bar to clear
-            sure = np.flatnonzero(confidence >= 0)
-            best = start + sure[_largest(confidence[sure], TOP_TAGS)]
-        best = best[~contradicted(best[None], self.model.libraries.opposite_places)[0]]
+    def _tags(self, shown: Shown, similarities: NDArray[np.float32], z: NDArray[np.float32]) -> list[tuple[Tag, ...]]:
+        """The shown tags of one library for each photo, from similarities and their standardised values (B, M+N)."""
         names, facets = self.model.libraries.names, self.model.libraries.facets
-        return tuple(Tag(names[i], float(similarities[i]), float(z[i]), facets[i]) for i in best)
+        return [
+            tuple(
+                Tag(names[i], float(similarities[row, i]), float(z[row, i]), facets[i])
+                for i in shown.tags[row, shown.chosen[row]].tolist()
+            )
+            for row in range(len(z))
+        ]
 
     def _facet_shares(self, shares: NDArray[np.float64], z: NDArray[np.float32]) -> list[tuple[Facet, ...]]:
         """What each facet contributed to each photo, from all of its tags' shares (B, M+N), the largest first.
@@ -256,9 +251,10 @@ class Assessor:
         names, opposites = self.model.libraries.names, self.model.libraries.opposites
         # Not by a matrix product: NumPy's threads for it would take the processors from the encoders.
         totals = np.stack([np.bincount(self._facet_of, row, len(self._facets)) for row in shares])
-        fits, lacks = z > 0, np.zeros(z.shape, bool)
-        if self._tag_minimum is not None:
-            fits, lacks = z >= self._tag_minimum, z <= -np.maximum(self._tag_minimum, LEAST_LACK)
+        bar = self._shown.bar.numpy()
+        fits, lacks = z >= bar, np.zeros(z.shape, bool)
+        if self.model.tag_minimum is not None:
+            lacks = z <= -np.maximum(bar, LEAST_LACK)
             lacks[:, : self.model.libraries.n_semantic] = False  # that a thing is not there says nothing
         telling = (fits | lacks) & (shares * totals[:, self._facet_of] > 0)
         found = []
@@ -280,7 +276,7 @@ class Assessor:
         """The single tags with the largest shares (M+N,), of those that the model may name."""
         names, facets = self.model.libraries.names, self.model.libraries.facets
         n_semantic = self.model.libraries.n_semantic
-        shares = np.where(self._nameable, shares, 0)
+        shares = np.where(self._shown.nameable, shares, 0)
         largest = _largest(np.abs(shares), TOP_REASONS)
         return tuple(
             Reason(names[i], "semantic" if i < n_semantic else "attribute", float(shares[i]), facets[i])
@@ -336,13 +332,6 @@ def model_folder(model: str | Path, *, offline: bool = False) -> Path:
         ModelError: it is not there.
     """
     return STARTER if str(model) == "starter" else resolve_source(str(model), offline=offline)
-
-
-def contradicted(tags: NDArray[np.int64], opposite_places: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of the tags (B, T), each photo's best first, say the contrary of one that stands before them."""
-    opposite = opposite_places[tags]
-    before = np.tril(np.ones((tags.shape[1], tags.shape[1]), bool), -1)
-    return ((opposite[:, :, None] == tags[:, None, :]) & before).any(2)
 
 
 def _facets(libraries: TagLibraries, nameable: NDArray[np.bool_]) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:

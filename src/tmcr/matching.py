@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -67,6 +68,18 @@ def similarity_moments(text: Tensor, mean: Tensor, covariance: Tensor) -> tuple[
     text = text.double()
     variance = (text @ covariance.double() * text).sum(1)
     return (text @ mean.double()).float(), variance.clamp_min(0).sqrt().float()
+
+
+def similarity_correlation(text: Tensor, covariance: Tensor) -> Tensor:
+    """How tags' similarities go up and down together (T, T), in -1..1, over photos with that covariance (E, E).
+
+    0 for a tag (T, E) whose similarity is the same for all photos.
+    """
+    text = text.double()
+    covered = text @ covariance.double()
+    std = (covered * text).sum(1, keepdim=True).clamp_min(0).sqrt()
+    scale = torch.where(std > 0, 1 / std, 0)
+    return (covered * scale).float() @ (text * scale).float().T
 
 
 def match(images: Tensor, text: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tmcr.assessor import TOP_TAGS, contradicted
 from tmcr.backends import encoding_of
 from tmcr.disk import write_whole
 from tmcr.errors import ConfigError, DataError
@@ -28,6 +27,7 @@ from tmcr.modelfolder import TrainedModel
 from tmcr.network import DimensionTransform, Standardize, expected_score, score_std
 from tmcr.results import MANIFEST, check_destination, join_parts, results_schema
 from tmcr.scoring.feature_files import FeatureManifest, FeatureRows, read_features
+from tmcr.shown_tags import Shown, ShownTags
 from tmcr.streaming import overlapped
 
 if TYPE_CHECKING:
@@ -203,43 +203,33 @@ def _percentiles(
 
 
 class TagNamer:
-    """The best-fitting tags of many photos at once, chosen as `Assessor` chooses them."""
+    """The tags that a model shows of many photos at once, as columns of results."""
 
     def __init__(self, model: TrainedModel) -> None:
         import pyarrow as pa
 
+        self._shown = ShownTags(model)
         self._mean, self._std = model.similarity_mean, model.similarity_std.clamp_min(1e-6)
-        self._minimum = model.tag_minimum
-        # By how much a tag clears its bar, or its standardised similarity where there is none, from the embedding.
-        bar = self._minimum if self._minimum is not None else torch.zeros_like(self._mean)
-        self._confidence = _Affine(
-            model.text.double() / self._std.double()[:, None], -(self._mean / self._std).double() - bar.double()
+        self._sureness = _Affine(
+            model.text.double() / self._std.double()[:, None],
+            -(self._mean / self._std).double() - self._shown.bar.double(),
         )
-        self._libraries = {
-            "semantic_tags": (0, model.libraries.n_semantic),
-            "attribute_tags": (model.libraries.n_semantic, len(model.libraries.names)),
-        }
-        self._opposites = model.libraries.opposite_places
         self._names = pa.array(model.libraries.names, pa.string())
         self._facets = pa.array(model.libraries.facets, pa.string())
 
     @torch.inference_mode()
     def __call__(self, embeddings: Tensor) -> dict[str, Any]:
-        """Columns of results for embeddings (B, E)."""
-        confidence = self._confidence(embeddings)
-        return {
-            name: self._column(name, confidence[:, start:end], start) for name, (start, end) in self._libraries.items()
-        }
+        """`semantic_tags` and `attribute_tags` for embeddings (B, E)."""
+        sureness = self._sureness(embeddings)
+        columns = zip(("semantic_tags", "attribute_tags"), self._shown(sureness), strict=True)
+        return {name: self._column(name, shown, sureness) for name, shown in columns}
 
-    def _column(self, name: str, confidence: Tensor, start: int) -> Any:
+    def _column(self, name: str, shown: Shown, sureness: Tensor) -> Any:
         import pyarrow as pa
 
-        values, indices = confidence.topk(min(TOP_TAGS, confidence.shape[1]), dim=1)
-        shown = values >= 0 if self._minimum is not None else torch.ones_like(values, dtype=torch.bool)
-        shown &= ~torch.from_numpy(contradicted((indices + start).numpy(), self._opposites))
-        tags, z = indices[shown] + start, values[shown]
-        if self._minimum is not None:
-            z = z + self._minimum[tags]
+        photos, places = shown.chosen.nonzero()
+        tags = torch.from_numpy(shown.tags[photos, places])
+        z = sureness[torch.from_numpy(photos), tags] + self._shown.bar[tags]
         chosen = pa.array(tags.numpy())
         kind = results_schema().field(name).type
         parts = [
@@ -248,7 +238,7 @@ class TagNamer:
             pa.array(z.numpy()),
             self._facets.take(chosen),
         ]
-        return _lists(shown.sum(1).numpy(), pa.StructArray.from_arrays(parts, fields=list(kind.value_type)))
+        return _lists(shown.chosen.sum(1), pa.StructArray.from_arrays(parts, fields=list(kind.value_type)))
 
 
 def _columns(model: TrainedModel, rows: FeatureRows, verdicts: Verdicts) -> dict[str, Any]:

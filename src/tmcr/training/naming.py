@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tmcr.errors import ModelError
 from tmcr.modelfolder import TrainedModel, load_model
+from tmcr.shown_tags import nameable
 
 NAMES = 3
 LEAST_SURE, SUREST = -1.0, 2.0  # how far from its bar a tag's similarity counts, in standard deviations
@@ -69,7 +70,7 @@ def kind_names(
     inside = sums / sizes[:, None]
     outside = (sums.sum(0) - sums) / np.maximum(len(labels) - sizes, 1)[:, None]
     fit = inside - outside + COMMON * inside
-    things = np.array([facet not in NO_NAMES for facet in library.facets]) & np.isfinite(minimum)
+    things = np.array([facet not in NO_NAMES for facet in library.facets]) & nameable(model)[: len(library)]
     ahead = fit == fit.max(0)
     own = ahead & (ahead.sum(0) == 1) & things
     best = np.argsort(-np.where(own, fit, -np.inf), axis=1, kind="stable")[:, :NAMES]
