@@ -70,10 +70,8 @@ at most while it was examined.
 - **Words**: tags, class names and captions, placed by the sentence encoder all-MiniLM-L6-v2 (Apache-2.0).
 - **Ratings**: OASIS (Kurdi, Lozano and Banaji 2017; free for research) with the beauty ratings of Brielmann and Pelli
   (2019), 1..7 stretched to 1..10: {photos["train"]} photos for training, {photos["val"]} for early stopping and then
-  for training too, {photos["test"]} photos of other themes for testing. The image–text encoder was shown no OASIS
-  photo. The second network was, before it was ranked: the photos for training beside damaged copies, without their
-  ratings, as half of {measured["pairs seen with rated photos"]:,} further pairs. None of the test themes was shown to
-  either.
+  for training too, {photos["test"]} photos of other themes for testing. No OASIS photo was shown to the encoder
+  before ratings were learnt, and none of the test themes at all.
 - **Pairs**: these photos and unlabelled ones above their own damaged copies.
 
 The taste is that of the 104 to 368 people who judged each photo for *beauty*: everyday scenes, animals and objects.

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from make import training_config
 from numpy.typing import NDArray
-from quality import acquaint
 
 from tmcr.damage import KINDS
 from tmcr.datasets import load_manifest
@@ -51,7 +50,7 @@ def held_out_gaps(run: Run, fitted: Fitted, held_out: Manifest) -> tuple[Floats,
     return pairs.strength.double().numpy(), (scores[pairs.original] - scores[pairs.copy]).double().numpy()
 
 
-def cross_validate(config: TrainConfig, known: Manifest, data: Path, out: Path, folds: int) -> str:
+def cross_validate(config: TrainConfig, known: Manifest, folder: Path, folds: int) -> str:
     """SRCC and spread over all held-out answers, and the share of photos above their copy, in one line."""
     groups = list(known.groups or known.ids)
     fold = group_folds(groups, folds, seed=1)
@@ -59,9 +58,7 @@ def cross_validate(config: TrainConfig, known: Manifest, data: Path, out: Path, 
     held_out: list[tuple[Floats, Floats]] = []
     for number in range(folds):
         own = known.with_splits(["test" if held else "train" for held in fold == number])
-        place = out / "choose" / f"fold-{number}"
-        tower = acquaint(data, out, own.part("train").paths, place / "acquainted")
-        run = Run(config.with_overrides({"encoders.image": str(tower)}), place, manifest=own)
+        run = Run(config, folder / f"fold-{number}", manifest=own)
         fitted = run.fit(config.fit, name=f"fit-{digest(config.fit.model_dump())[:8]}")
         answers[fold == number] = run.predict(fitted, run.part("test")) @ known.score_values
         held_out.append(held_out_gaps(run, fitted, own.part("test")))
@@ -82,7 +79,7 @@ def main() -> None:
     manifest = load_manifest(f"oasis@{options.data / 'oasis'}")
     known = manifest.take(np.flatnonzero(np.array(manifest.splits) != "test"))
     config = training_config(options.data, options.out, 0).with_overrides(dict(map(parse_setting, options.set)))
-    said = cross_validate(config, known, options.data, options.out, options.folds)
+    said = cross_validate(config, known, options.out / "choose", options.folds)
     print(f"{' '.join(options.set) or 'as make.py has it'}: {said}")
 
 

@@ -3,8 +3,7 @@
     python recipes/starter/make.py --data ../shared/data --out runs/starter [--install]
 
 DATA holds `photos` (tar shards), `oasis` and `weights` (the teachers). Killed and started again, it goes on.
-No OASIS photo is shown to the image–text encoder, and no rating to either encoder before the ranking; the OASIS test
-themes are in no stage but the last, which measures.
+No OASIS photo is shown to the encoders; the OASIS test themes are in no stage but the last, which measures.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from confidence import calibrated
 from encoder import PREPROCESSING, build_encoder
 from photos import Photos, build_photos, read_photo
 from PIL import Image
-from quality import LARGE_STEPS, PAIRS, acquaint, build_quality_encoder
+from quality import build_quality_encoder
 from student import distil
 
 from tmcr.assessor import Assessor, load
@@ -60,7 +59,7 @@ def training_config(data: Path, out: Path, seed: int) -> TrainConfig:
         "data": f"oasis@{data / 'oasis'}",
         "seed": seed,
         "encoders.image_text": str(out / "encoder"),
-        "encoders.image": str(out / "acquainted"),
+        "encoders.image": str(out / "quality"),
         "fit.pair_photos": str(out / "pairs"),
         "cache": str(out / "cache"),
     }
@@ -102,7 +101,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000, help="distillation steps of 128 crops")
     parser.add_argument("--text-steps", type=int, default=4000)
     parser.add_argument("--quality-steps", type=int, default=1600, help="steps of 36 photos and their damaged copies")
-    parser.add_argument("--large-steps", type=int, default=LARGE_STEPS, help="further ones, half with rated photos")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--install", action="store_true", help="replace the model in the package")
     options = parser.parse_args()
@@ -112,15 +110,13 @@ def main() -> None:
     measured = build_encoder(data, out / "encoder", steps=options.steps, text_steps=options.text_steps, seed=seed)
     photos = build_photos(data, out / "work")
     student = distil(data, out / "work", steps=options.steps, seed=seed)
-    measured |= build_quality_encoder(data, out, student, photos, PREPROCESSING, steps=options.quality_steps, seed=seed)
+    measured |= build_quality_encoder(
+        data, out / "quality", student, photos, PREPROCESSING, steps=options.quality_steps, seed=seed
+    )
     write_pair_photos(data, photos, out / "pairs", seed)
     captions = {role: write_captioned(data, photos, role, out / "captions" / role) for role in ("calibrate", "test")}
 
     config = training_config(data, out, seed)
-    manifest = load_manifest(config.data)
-    known = manifest.take(np.flatnonzero(np.array(manifest.splits) != "test"))
-    acquaint(data, out, known.paths, out / "acquainted", steps=options.large_steps)
-    measured["pairs seen with rated photos"] = options.large_steps * PAIRS
     run = Run(config, out / "run")
     trained, _ = train(run, name="starter")
     assessor = load(trained, device="cpu", precision="fp32")
@@ -135,7 +131,7 @@ def main() -> None:
         assessor.model, model, card="", image_text_folder=trained / "image_text", storage=config.encoders.storage
     )
     assessor: Assessor = load(model, device="cpu", precision="fp32")  # as it ships, rounded to half precision
-    verdicts = judge(assessor, manifest, captions=captions["test"], seed=seed, say=print)
+    verdicts = judge(assessor, load_manifest(config.data), captions=captions["test"], seed=seed, say=print)
     (out / "judge.json").write_text(json.dumps(verdicts.to_dict(), indent=2) + "\n")
     (out / "judge.md").write_text(verdicts.to_markdown())
     (model / "README.md").write_text(starter_card(assessor.model, measured, confidence, verdicts))

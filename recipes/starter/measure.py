@@ -2,21 +2,20 @@
 
     python recipes/starter/measure.py --data ../shared/data --out runs/starter [--folds 5] [--repeats 1]
 
-Every stage that uses ratings or rated photos is done anew in every fold, with the settings of `make.py`; the image–text
-encoder has seen no OASIS photo at all. Finished folds are kept.
+Every stage that uses ratings is done anew in every fold, with the settings of `make.py`; the encoder has seen no
+OASIS photo at all. Finished folds are kept.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from make import training_config
 from numpy.typing import NDArray
-from quality import acquaint
 from teacher import Teacher
 
 from tmcr.datasets import load_manifest
@@ -46,11 +45,11 @@ class Frozen:
     def of(cls, manifest: Manifest, data: Path, config: TrainConfig, kept: Path) -> Frozen:
         if not kept.exists():
             run = Run(config, kept.parent / "frozen", manifest=manifest)
-            preprocess = run.starting_encoder().preprocess
-            views = PhotoViews(manifest.paths, preprocess, seed=0, workers=2, flip=False)
+            starting = run.starting_encoder()
+            views = PhotoViews(manifest.paths, starting.preprocess, seed=0, workers=2, flip=False)
             encoders = {
                 "ridge on the distilled tower": load_image_encoder(config.encoders.image_text),
-                "ridge on the tower that knows damage": load_image_encoder(str(kept.parent.parent / "quality")),
+                "ridge on the tower that knows damage": starting,
                 "ridge on a random encoder": load_image_encoder(config.encoders.image, pretrained=False),
             }
             teacher = Teacher(data / "weights")
@@ -59,7 +58,7 @@ class Frozen:
                 "ridge on hand-crafted features": np.stack([measure_photo(path) for path in manifest.paths]),
             }
             for name, encoder in encoders.items():
-                encoder.preprocess = preprocess
+                encoder.preprocess = starting.preprocess
                 arrays[name] = level_features(encoder, views, len(manifest), run.hardware, 32).double().numpy()
             np.savez(kept, **arrays)
         with np.load(kept) as arrays:
@@ -75,14 +74,13 @@ class Frozen:
 
 
 def fold_scores(
-    manifest: Manifest, test: NDArray[np.bool_], config: TrainConfig, folder: Path, frozen: Frozen, options: Namespace
+    manifest: Manifest, test: NDArray[np.bool_], config: TrainConfig, folder: Path, frozen: Frozen
 ) -> dict[str, Floats]:
     """Scores of one fold's held-out photos by every system."""
     kept = folder / "scores.json"
     if not kept.exists():
         own = manifest.with_splits(["test" if out else "train" for out in test])
-        tower = acquaint(options.data, options.out, own.part("train").paths, folder / "acquainted")
-        run = Run(config.with_overrides({"encoders.image": str(tower)}), folder, manifest=own)
+        run = Run(config, folder, manifest=own)
         scores = {FULL: run.predict(run.fit(), run.part("test")) @ manifest.score_values}
         scores |= {name: frozen.answer(name, manifest, test, config.seed) for name in frozen.features}
         kept.write_text(json.dumps({name: values.tolist() for name, values in scores.items()}))
@@ -90,7 +88,7 @@ def fold_scores(
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folds", type=int, default=5)
@@ -117,8 +115,7 @@ def main() -> None:
         for number in range(options.folds):
             out = fold == number
             seeded = config.with_overrides({"seed": repeat})
-            place = folder / f"repeat-{repeat}-fold-{number}"
-            found = fold_scores(manifest, out, seeded, place, frozen, options)
+            found = fold_scores(manifest, out, seeded, folder / f"repeat-{repeat}-fold-{number}", frozen)
             for name, values in found.items():
                 sums[name][out] += values / options.repeats
             once[out] = found[FULL]
