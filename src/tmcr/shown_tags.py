@@ -73,9 +73,7 @@ def nameable(model: TrainedModel) -> NDArray[np.bool_]:
     return allowed
 
 
-def _said_best(
-    same: NDArray[np.bool_], frequencies: NDArray[np.int64], bar: NDArray[np.floating]
-) -> NDArray[np.bool_]:
+def _said_best(same: NDArray[np.bool_], frequencies: NDArray[np.int64], bar: NDArray[np.floating]) -> NDArray[np.bool_]:
     """The tags (T,) that say the same (T, T) as none that is itself among them, as frequent and of no higher bar."""
     found = np.zeros(len(bar), bool)
     for tag in np.lexsort((bar, -frequencies)):
