@@ -18,6 +18,7 @@ from tmcr.damage import ALTERATIONS, KINDS
 from tmcr.experiments.captions import read_captions, with_synonyms, words_of
 from tmcr.experiments.judge import FAMILIES, LARGEST_SIDE
 from tmcr.images import decode
+from tmcr.matching import similarity_correlation
 from tmcr.modelfolder import TrainedModel
 from tmcr.streaming import batched
 
@@ -149,16 +150,15 @@ def plain_names(model: TrainedModel) -> list[tuple[Look, int]]:
     n_semantic = model.libraries.n_semantic
     if model.embedding_covariance is None:
         raise AssertionError("a model trained on photos knows how their embeddings vary")
-    text = model.text[n_semantic:].double()
+    text = model.text[n_semantic:]
     library = model.libraries.attribute
     named = [(look, library.tags.index(look.tag)) for look in LOOKS]
     named = [(look, tag) for look, tag in named if text[tag, MEANING:].norm() > ABOUT_LOOKS]
-    covariance = text @ model.embedding_covariance.double() @ text.T
-    std = covariance.diagonal().sqrt()
+    alike = similarity_correlation(text, model.embedding_covariance) >= SAID_ALIKE
     kept: list[int] = []
     for tag in sorted(
         (tag for _, tag in named), key=lambda tag: (library.polarities[tag] == "fault", -library.frequencies[tag])
     ):
-        if all(covariance[tag, other] < SAID_ALIKE * std[tag] * std[other] for other in kept):
+        if not alike[tag, kept].any():
             kept.append(tag)
     return [(look, tag) for look, tag in named if tag in kept]
