@@ -291,7 +291,7 @@ def _reasons(verdict: Assessment, top: int = 8) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("why", no_wrap=True)
     table.add_column("points", justify="right", no_wrap=True)
-    table.add_column("because of")
+    table.add_column("because of" if any(facet.tags for facet in verdict.facets[:top]) else "")
     table.add_row("the mean training photo", f"{verdict.reference_score:.2f}", "")
     for facet in verdict.facets[:top]:
         table.add_row(escape(facet.name), _signed(facet.contribution), escape(", ".join(facet.tags)))
