@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.models import device_name, encode, large_assessor, scores
+from benchmarks.models import device_name, encode, large_assessor, on_gpu, prepared_photos, scores, usual_batch
 from benchmarks.photos import SMALL, origin, write_photos
 from benchmarks.record import Result, Skipped, result
 from benchmarks.timing import alternated
@@ -32,8 +32,10 @@ CALIBRATION = 64  # photos, none of them measured
 
 
 def measure(quick: bool) -> Iterator[Result]:
-    yield from bundled(count=32 if quick else 128, rounds=2 if quick else 7, calibration=16 if quick else CALIBRATION)
-    yield large(count=1 if quick else 2, rounds=1 if quick else 3)
+    gpu = torch.cuda.is_available()
+    count = (512 if quick else 2048) if gpu else 32 if quick else 128
+    yield from bundled(count=count, rounds=2 if quick else 7, calibration=16 if quick else CALIBRATION)
+    yield from large(count=(64 if quick else 256) if gpu else 1 if quick else 2, rounds=1 if quick else 3)
 
 
 def bundled(*, count: int, rounds: int, calibration: int) -> Iterator[Result]:
@@ -42,27 +44,28 @@ def bundled(*, count: int, rounds: int, calibration: int) -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = write_photos(folder / "photos", count + calibration, SMALL)
-        prepared = [assessor.prepare(path) for path in files]
+        prepared = prepared_photos(assessor, files)
         prepared, held_back = prepared[:count], prepared[count:]
+        batch = usual_batch(assessor, BATCH)
         ways: dict[str, Assessor] = {}
         for way, build in _builders(assessor, folder, held_back).items():
             try:
                 ways[way] = build()
-                encode(ways[way], prepared[:BATCH], BATCH)
+                encode(ways[way], prepared[:batch], batch)
             except (Skipped, TmcrError, RuntimeError) as why:
                 ways.pop(way, None)
                 yield Result(f"{way}", note=f"skipped: {str(why).splitlines()[0][:160]}")
-        steps = {way: lambda each=each: encode(each, prepared, BATCH) for way, each in ways.items()}
+        steps = {way: lambda each=each: encode(each, prepared, batch) for way, each in ways.items()}
         seconds = alternated(steps, rounds=rounds)
-        exact = np.array(scores(assessor, prepared, BATCH))
+        exact = np.array(scores(assessor, prepared, batch))
         for way, each in ways.items():
             rate = seconds[way].rate(count)
-            change = np.abs(np.array(scores(each, prepared, BATCH)) - exact)
+            change = np.abs(np.array(scores(each, prepared, batch)) - exact)
             ratio = rate.over(seconds[EXACT].rate(count)) if way != EXACT else None
             yield result(
                 way, rate, "photos/s", ratio=ratio, to=EXACT if ratio else "", photos=count,
                 threads=torch.get_num_threads(), device=device_name(each),
-                note=f"bundled model, {origin()}, batches of {BATCH}; max |Δscore| {change.max():.2g}",
+                note=f"bundled model, {origin()}, batches of {batch}; max |Δscore| {change.max():.2g}",
             )  # fmt: skip
 
 
@@ -90,10 +93,14 @@ def _builders(assessor: Assessor, folder: Path, held_back: Sequence[Prepared]) -
 
         return build
 
-    return {
+    ways: dict[str, Callable[[], Assessor]] = {
         EXACT: lambda: assessor,
         "bf16": lambda: load("starter", precision="bf16"),
         "torch.compile": lambda: assessor.with_backend("compile"),
+    }
+    if on_gpu(assessor):  # the others are of this machine's processors
+        return ways | {"torch.compile, bf16": lambda: load("starter", precision="bf16", backend="compile")}
+    return ways | {
         "ONNX Runtime": by(OnnxBackend, exported),
         "ONNX Runtime int8": by(OnnxBackend, quantised),
         "OpenVINO": by(OpenVinoBackend, exported),
@@ -101,23 +108,28 @@ def _builders(assessor: Assessor, folder: Path, held_back: Sequence[Prepared]) -
     }
 
 
-def large(*, count: int, rounds: int) -> Result:
+def large(*, count: int, rounds: int) -> Iterator[Result]:
     """bf16 where it should pay: large transformers. Weights are random, so its effect on scores says nothing."""
     with tempfile.TemporaryDirectory() as name:
         files = write_photos(Path(name), count, SMALL)
         exact = large_assessor()
-        prepared = [exact.prepare(path) for path in files]
+        prepared = prepared_photos(exact, files)
     hardware = Hardware(exact.hardware.device, bf16=True, photo_workers=exact.hardware.photo_workers)
     half = Assessor(exact.model, exact.image_text, hardware)
-    batch = min(4, count)
-    ways = {"fp32": lambda: encode(exact, prepared, batch), "bf16": lambda: encode(half, prepared, batch)}
-    seconds = alternated(ways, rounds=rounds)
-    rate = seconds["bf16"].rate(count)
-    return result(
-        f"bf16, {exact.name}", rate, "photos/s", ratio=rate.over(seconds["fp32"].rate(count)),
-        to=EXACT, photos=count, threads=torch.get_num_threads(), device=device_name(exact),
-        note=f"random weights, batches of {batch}",
-    )  # fmt: skip
+    batch = min(64 if on_gpu(exact) else 4, count)
+    ways = {EXACT: exact, "bf16": half}
+    if on_gpu(exact):
+        ways["torch.compile, bf16"] = half.with_backend("compile")
+    seconds = alternated(
+        {way: lambda each=each: encode(each, prepared, batch) for way, each in ways.items()}, rounds=rounds
+    )
+    for way in list(ways)[1:]:
+        rate = seconds[way].rate(count)
+        yield result(
+            f"{way}, {exact.name}", rate, "photos/s", ratio=rate.over(seconds[EXACT].rate(count)),
+            to=EXACT, photos=count, threads=torch.get_num_threads(), device=device_name(exact),
+            note=f"random weights, batches of {batch}",
+        )  # fmt: skip
 
 
 def _batches(photos: Sequence[Prepared]) -> Iterator[dict[str, NDArray[np.float32]]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.models import device_name, encode, large_assessor
+from benchmarks.models import device_name, encode, large_assessor, prepared_photos
 from benchmarks.photos import SMALL, origin, write_photos
 from benchmarks.record import Result, result
 from benchmarks.timing import alternated
@@ -28,10 +28,12 @@ def measure(quick: bool) -> Iterator[Result]:
         write_photos(folder / "bundled", count, SMALL)
         yield compared(load("starter"), folder / "bundled", count, rounds=2 if quick else 5, goal="≥ 0.85")
         batch = None if gpu else 2
-        count = (64 if quick else 2048) if gpu else 4 if quick else 8
+        count = (512 if quick else 3072) if gpu else 4 if quick else 8
         write_photos(folder / "large", count, SMALL, different=256)
         assessor = large_assessor("auto")
-        yield compared(assessor, folder / "large", count, rounds=1 if quick else 3, goal="≥ 0.95", batch_size=batch)
+        ways = [assessor, assessor.with_backend("compile")] if gpu else [assessor]
+        for way in ways:
+            yield compared(way, folder / "large", count, rounds=1 if quick else 3, goal="≥ 0.95", batch_size=batch)
 
 
 def compared(
@@ -39,7 +41,7 @@ def compared(
 ) -> Result:
     """Photos per second of the whole, and its ratio to those of the encoders alone."""
     batch = batch_size or choose_batch_size(assessor)
-    prepared = [assessor.prepare(path) for path in sorted(photos.iterdir())]
+    prepared = prepared_photos(assessor, sorted(photos.iterdir()))
     ways = {
         "whole": lambda: score_folder(assessor, photos, batch_size=batch),
         "encoders": lambda: encode(assessor, prepared, batch),
@@ -47,9 +49,9 @@ def compared(
     seconds = alternated(ways, rounds=rounds)
     whole, alone = seconds["whole"].rate(count), seconds["encoders"].rate(count)
     return result(
-        f"{assessor.name}", whole, "photos/s", ratio=whole.over(alone), to="encoders alone", goal=goal,
+        assessor.name if assessor.backend.name == "torch" else f"{assessor.name}, {assessor.backend.name}", whole, "photos/s", ratio=whole.over(alone), to="encoders alone", goal=goal,
         photos=count, threads=torch.get_num_threads(), device=device_name(assessor),
-        note=f"{SMALL[0]}×{SMALL[1]} JPEGs, {origin()}; encoders alone {alone.median:.3g} photos/s, batches of {batch}",
+        note=f"{SMALL[0]}×{SMALL[1]} JPEGs, {origin()}; {assessor.backend.arithmetic}; encoders alone {alone.median:.3g} photos/s, batches of {batch}",
     )  # fmt: skip
 
 

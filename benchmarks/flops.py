@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.models import device_name, encode, large_assessor
+from benchmarks.models import device_name, encode, large_assessor, on_gpu, prepared_photos, usual_batch
 from benchmarks.photos import SMALL, write_photos
 from benchmarks.record import Result, result
 from benchmarks.timing import Samples, alternated
@@ -53,7 +53,7 @@ class Product:
 def measure(quick: bool) -> Iterator[Result]:
     starter = load("starter", precision="fp32")
     device, name = starter.hardware.device, device_name(starter)
-    sizes = (512, 1024) if quick else (1024, 2048, 4096)
+    sizes = (512, 1024) if quick else (4096, 8192) if on_gpu(starter) else (1024, 2048, 4096)
     products: dict[str, Product] = {}
     for kind, dtype in DTYPES.items():
         products[kind], peak = fastest([Product.of(size, dtype, device) for size in sizes], rounds=3 if quick else 7)
@@ -61,15 +61,17 @@ def measure(quick: bool) -> Iterator[Result]:
             f"{kind} matrix peak", _giga(peak), "GFLOP/s", device=name, threads=torch.get_num_threads(),
             note=f"the fastest of square products of {', '.join(map(str, sizes))}: {len(products[kind].a)}",
         )  # fmt: skip
-    yield from share(starter, products, count=32 if quick else 128, batch=16, rounds=2 if quick else 7)
-    count = 1 if quick else 2
-    yield from share(large_assessor(), products, count=count, batch=count, rounds=1 if quick else 3)
+    batch = usual_batch(starter, 16)
+    yield from share(starter, products, count=(2 if quick else 8) * batch, batch=batch, rounds=2 if quick else 7)
+    large = large_assessor()
+    count, batch = (256 if quick else 512, 64) if on_gpu(large) else (1, 1) if quick else (2, 2)
+    yield from share(large, products, count=count, batch=batch, rounds=1 if quick else 3)
 
 
 def share(assessor: Assessor, products: dict[str, Product], *, count: int, batch: int, rounds: int) -> Iterator[Result]:
     """What both encoders achieve in fp32 and bf16, and its share of the peak."""
     with tempfile.TemporaryDirectory() as name:
-        prepared = [assessor.prepare(path) for path in write_photos(Path(name), count, SMALL)]
+        prepared = prepared_photos(assessor, write_photos(Path(name), count, SMALL))
     flops = count_flops(lambda: encode_in_this_thread(assessor, prepared[0])) * count
     hardware = assessor.hardware
     halved = Hardware(hardware.device, bf16=True, photo_workers=hardware.photo_workers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from tmcr.modelfolder import ClusterTable, ImageTextSource, TrainedModel
 from tmcr.network import HeadConfig, PredictionHead
 from tmcr.preparation import Prepared
 from tmcr.preprocess import official_image, official_image_text
+from tmcr.scoring.run import choose_batch_size
+from tmcr.streaming import ordered_map
 from tmcr.tags import TagLibraries
 
 LARGE_NAME = "ViT-L/14-336 + Swin-B"
@@ -109,8 +112,23 @@ def encode(assessor: Assessor, photos: Sequence[Prepared], batch_size: int) -> N
     with ThreadPoolExecutor(assessor.backend.at_once) as pool:
         for _ in pool.map(assessor.features, batches):
             pass
-    if assessor.hardware.device.type == "cuda":
+    if on_gpu(assessor):
         torch.cuda.synchronize()
+
+
+def prepared_photos(assessor: Assessor, files: Sequence[Path]) -> list[Prepared]:
+    """Photos decoded and prepared for both encoders, by all processors."""
+    workers = assessor.hardware.photo_workers
+    return list(ordered_map(assessor.prepare, files, workers=workers, ahead=2 * workers))
+
+
+def on_gpu(assessor: Assessor) -> bool:
+    return assessor.hardware.device.type == "cuda"
+
+
+def usual_batch(assessor: Assessor, on_cpu: int) -> int:
+    """Photos in one pass: on a GPU as many as the scorer would take."""
+    return choose_batch_size(assessor) if on_gpu(assessor) else on_cpu
 
 
 def device_name(assessor: Assessor) -> str:

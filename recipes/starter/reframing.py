@@ -17,7 +17,7 @@ from student import INPUT
 
 SIDES = 240, 500  # pixels, the longer side of a photo when its pixels are damaged
 LEVEL = 0.7  # degrees, the standard deviation of how level photos are
-REDUCED, SMOOTHED = (90, 170), (0.3, 0.9)  # pixels: the longer side of a photo to be reframed; its blur's radius
+REDUCED, SMOOTHED = (120, 216), (0.3, 0.9)  # pixels: the longer side of a photo to be reframed; its blur's radius
 SHARPENED, QUALITY, NOISE = 150, (50, 98), 6  # at most, per cent; of JPEG; at most, of 255
 
 

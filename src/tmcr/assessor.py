@@ -149,8 +149,13 @@ class Assessor:
         They may be kept: `verdicts` makes the same of them at any time, also another model's that has the same
         `encoding`.
         """
-        level_pixels = _stack([photo.for_levels for photo in batch]) if self.model.encoder is not None else None
-        return self._backend(_stack([photo.for_tags for photo in batch]), level_pixels)
+        pinned = self.hardware.device.type == "cuda"  # where a GPU can fetch them by itself
+        tag_pixels = _stack([photo.for_tags for photo in batch], pinned)
+        if self.model.encoder is None:
+            return self._backend(tag_pixels, None)
+        if all(photo.for_levels is photo.for_tags for photo in batch):
+            return self._backend(tag_pixels, tag_pixels)
+        return self._backend(tag_pixels, _stack([photo.for_levels for photo in batch], pinned))
 
     @torch.inference_mode()
     def verdicts(self, batch: Sequence[Prepared], embeddings: Tensor, features: Tensor | None) -> list[Assessment]:
@@ -357,5 +362,8 @@ def _largest(values: NDArray[np.floating], count: int) -> NDArray[np.int64]:
     return candidates[np.argsort(-values[candidates], kind="stable")][:count]
 
 
-def _stack(arrays: list[NDArray[np.float32] | None]) -> Tensor:
-    return torch.from_numpy(np.stack([array for array in arrays if array is not None]))
+def _stack(arrays: list[NDArray[np.float32] | None], pinned: bool) -> Tensor:
+    there = [array for array in arrays if array is not None]
+    batch = torch.empty((len(there), *there[0].shape), pin_memory=pinned)
+    np.stack(there, out=batch.numpy())
+    return batch

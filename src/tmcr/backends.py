@@ -111,8 +111,30 @@ class TorchBackend:
     def _on_device(self, pixels: Tensor) -> Tensor:
         """The pixels on the device; a GPU fetches them from pinned memory while this thread goes on."""
         if self._hardware.device.type == "cuda":
-            return pixels.pin_memory().to(self._hardware.device, non_blocking=True)
+            return pixels.pin_memory().to(self._hardware.device, non_blocking=True)  # as they are, if pinned already
         return pixels.to(self._hardware.device)
+
+
+class _Graph:
+    """A tower over one number of photos as a CUDA graph: one launch for all of its kernels."""
+
+    def __init__(self, tower: Callable[[Tensor], Tensor], pixels: Tensor, device: torch.device) -> None:
+        self._pixels = pixels.to(device, copy=True)
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # compiles, and lets libraries take the memory that they keep
+                tower(self._pixels)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads may wait for the device meanwhile; they are no part of the graph.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._answer = tower(self._pixels).float()
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        self._pixels[: len(pixels)].copy_(pixels, non_blocking=True)
+        self._graph.replay()
+        return self._answer[: len(pixels)].clone()  # the next replay overwrites the answer
 
 
 class CompiledBackend(TorchBackend):
@@ -126,10 +148,10 @@ class CompiledBackend(TorchBackend):
 
     def __init__(self, model: TrainedModel, image_text: ImageTextEncoder, hardware: Hardware) -> None:
         super().__init__(model, image_text, hardware)
-        mode = "reduce-overhead" if hardware.device.type == "cuda" else "default"
         self._photos = 0  # of one pass
         self._compiling = threading.Lock()
-        compiled = partial(torch.compile, mode=mode, dynamic=False)
+        self._graphs: dict[Callable[[Tensor], Tensor], _Graph] = {}  # on a GPU, for as many photos
+        compiled = partial(torch.compile, dynamic=False)
         self._tower = compiled(image_text.image_tower)
         self._level_tower = compiled(self._encoder) if self._encoder is not None else None
 
@@ -139,12 +161,14 @@ class CompiledBackend(TorchBackend):
             with self._compiling:
                 if photos > self._photos:
                     self._photos = photos
+                    self._graphs.clear()
                     levels = level_pixels[:1] if level_pixels is not None else None
                     with torch_threads(1):
                         self._encode(tag_pixels[:1], levels)  # compiles, once and not in several threads at a time
             return super().__call__(tag_pixels, level_pixels)
         except torch.OutOfMemoryError:
             self._photos = 0  # the fewer photos that come next must not be filled up to as many again
+            self._graphs.clear()
             raise
 
     @torch.inference_mode()
@@ -153,12 +177,12 @@ class CompiledBackend(TorchBackend):
     ) -> tuple[Tensor, Tensor | None]:
         if self.own_threads:
             torch.set_num_threads(1)  # always as compiled: another number would have all of it compiled again
-        count, features = len(tag_pixels), None
+        features = None
         try:
             with self._hardware.autocast():
-                embedded = self._compute(self._tower, tag_pixels)[:count]
+                embedded = self._compute(self._tower, tag_pixels)
                 if self._level_tower is not None and level_pixels is not None:
-                    features = self._compute(self._level_tower, level_pixels)[:count]
+                    features = self._compute(self._level_tower, level_pixels)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise ModelError(
                 f"the encoders cannot be compiled here ({first_line(error)}); use the torch backend"
@@ -166,11 +190,14 @@ class CompiledBackend(TorchBackend):
         return embedded, features
 
     def _compute(self, tower: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+        if self._hardware.device.type == "cuda" and tower in self._graphs:
+            return self._graphs[tower](pixels)
         # Also where nothing is missing: what is made here is of one kind, and only one is compiled.
-        pixels = torch.cat([pixels, pixels.new_zeros(self._photos - len(pixels), *pixels.shape[1:])])
-        torch.compiler.cudagraph_mark_step_begin()
-        # A CUDA graph gives its result in memory of its own, which its next run overwrites.
-        return tower(self._on_device(pixels)).float().clone()
+        filled = torch.cat([pixels, pixels.new_zeros(self._photos - len(pixels), *pixels.shape[1:])])
+        if self._hardware.device.type == "cuda":
+            self._graphs[tower] = _Graph(tower, filled, self._hardware.device)
+            return self._graphs[tower](pixels)
+        return tower(filled).float()[: len(pixels)]
 
 
 class OnnxBackend:
