@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -120,9 +121,8 @@ def large(*, count: int, rounds: int) -> Iterator[Result]:
     ways = {EXACT: exact, "bf16": half}
     if on_gpu(exact):
         ways["torch.compile, bf16"] = half.with_backend("compile")
-    seconds = alternated(
-        {way: lambda each=each: encode(each, prepared, batch) for way, each in ways.items()}, rounds=rounds
-    )
+    steps = {way: partial(encode, each, prepared, batch) for way, each in ways.items()}
+    seconds = alternated(steps, rounds=rounds)
     for way in list(ways)[1:]:
         rate = seconds[way].rate(count)
         yield result(

@@ -24,7 +24,7 @@ from tmcr.damage import KINDS
 from tmcr.hardware import processors
 from tmcr.images import decode
 
-CHUNK = 512  # pairs in a file
+CHUNK = 256  # pairs in a file
 WEAKEST = 0.2  # strengths are drawn from here to 1
 OFTEN = {"tilted": 3.0, "badly_cropped": 2.5, "compressed": 2.5, "overexposed": 2.0}  # the hard kinds
 REFRAMED = "tilted", "badly_cropped"

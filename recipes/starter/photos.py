@@ -13,6 +13,8 @@ import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -73,14 +75,13 @@ def trainable_files(shards: Path, photos: Photos) -> list[bytes]:
 
 def _files(shards: Path, listed: list[dict[str, str]]) -> Iterator[bytes]:
     """The photos in the order of the table, which is that of the shards."""
-    archive, opened = None, ""
-    for row in listed:
-        if row["shard"] != opened or archive is None:
-            archive, opened = tarfile.open(shards / row["shard"]), row["shard"]
-        member = archive.extractfile(row["name"])
-        if member is None:
-            raise FileNotFoundError(f"{row['name']} is listed but not in {opened}")
-        yield member.read()
+    for shard, rows in groupby(listed, key=itemgetter("shard")):
+        with tarfile.open(shards / shard) as archive:
+            for row in rows:
+                member = archive.extractfile(row["name"])
+                if member is None:
+                    raise FileNotFoundError(f"{row['name']} is listed but not in {shard}")
+                yield member.read()
 
 
 def _squashed(file: bytes) -> np.ndarray:

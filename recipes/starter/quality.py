@@ -3,8 +3,8 @@
 Ratings say little about damage, and what the student has learnt of it does not reach tilted, over-exposed and
 compressed copies. Here the whole tower learns from pairs alike in everything but the damage, and goes on learning from
 the teachers what is in undamaged photos. First these are the student's small photos, enlarged; then half of them are
-those that it will be ranked with, without their ratings: they are as large and as sharp as photos of users, and the blur
-of a small one is not theirs. Killed and started again, it goes on with the lesson that it was at.
+those that it will be ranked with, without their ratings: they are as large and as sharp as photos of users, and the
+blur of a small one is not theirs. Killed and started again, it goes on with the lesson that it was at.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Lesson:
     warm_up: int
 
 
-FIRST = Lesson(1500, learning_rate=1e-3, warm_up=100)
-LAST = Lesson(200, learning_rate=3e-4, warm_up=30)
+FIRST = Lesson(1200, learning_rate=1e-3, warm_up=100)
+LAST = Lesson(120, learning_rate=3e-4, warm_up=20)
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,8 @@ class School:
             pixels = torch.cat([pairs.pixels(rows).to(device) for pairs, rows in chosen])
             strengths = torch.cat([pairs.strengths[torch.from_numpy(rows).to(device)] for pairs, rows in chosen])
             views = pixels.permute(1, 0, 4, 2, 3).flatten(0, 1).float().div_(255)  # photos, then their copies
+            mirrored = torch.from_numpy(rng.random(len(views)) < 0.5).to(device)
+            views = torch.where(mirrored[:, None, None, None], views.flip(3), views)
             with torch.no_grad(), autocast(device):
                 known = unit.standard(teachers(views[: len(strengths)]))
             side = int(rng.choice(SIDES_SEEN))

@@ -18,6 +18,7 @@ from student import INPUT
 SIDES = 240, 500  # pixels, the longer side of a photo when its pixels are damaged
 LEVEL = 0.7  # degrees, the standard deviation of how level photos are
 REDUCED, SMOOTHED = (120, 216), (0.3, 0.9)  # pixels: the longer side of a photo to be reframed; its blur's radius
+VIEW = INPUT * 3 // 2  # pixels, the side of a view before it is reduced
 SHARPENED, QUALITY, NOISE = 150, (50, 98), 6  # at most, per cent; of JPEG; at most, of 255
 
 
@@ -31,8 +32,8 @@ class Frame:
     degrees: float = 0.0
 
     def view(self) -> Image.Image:
-        """Squashed to 2 INPUT × 2 INPUT."""
-        photo, side = self.photo, 2 * INPUT
+        """Squashed to VIEW × VIEW."""
+        photo, side = self.photo, VIEW
         cosine, sine = np.cos(np.radians(self.degrees)), np.sin(np.radians(self.degrees))
         across, down = self.share * photo.width / side, self.share * photo.height / side  # photo pixels for a view's
         x, y = self.centre[0] * photo.width, self.centre[1] * photo.height
@@ -89,7 +90,7 @@ def seen_alike(frames: Sequence[Frame], rng: np.random.Generator) -> list[Image.
     views = []
     for frame in frames:
         pixels = np.asarray(frame.view().filter(sharpened), dtype=np.float32)
-        pixels = np.clip(pixels + rng.normal(0, noise, pixels.shape), 0, 255)
+        pixels = np.clip(pixels + noise * rng.standard_normal(pixels.shape, np.float32), 0, 255)
         buffer = io.BytesIO()
         Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG", quality=quality)
         views.append(Image.open(buffer).convert("RGB"))

@@ -29,9 +29,9 @@ INPUT = 192
 SMALLER, SMALLER_SHARE = (112, 128, 160), 0.5  # sides of the views in this share of the steps: faster, and sharper
 MEAN, STD = 0.5, 0.25
 WIDTHS = [32, 64, 128, 240]
-CROPS, VIEWS = 512, 2  # in a step; views of each crop
+CROPS, VIEWS = 256, 3  # in a step; views of each crop
 WHOLE_SHARE, BLENDED_SHARE, LEAST_SHARE = 0.15, 0.3, 0.5  # of the crops; the last, of the first photo in a blend
-LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.05  # the steps of both optimisers have about the same length
+LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.05  # the steps of both optimisers have about the same length
 WARM_UP, COOL_DOWN = 100, 0.45  # steps; share of all steps in which the rate falls to zero
 AVERAGE = 0.998
 KL_TEMPERATURE, KL_WEIGHT, MAPS_WEIGHT, LOOKS_WEIGHT = 1.5, 0.5, 1.0, 2.0
@@ -97,7 +97,7 @@ class Student(nn.Module):
 
 
 def random_boxes(count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, 4) as left, top, right, bottom in 0..1: crops of 25 to 100 % of the area at sides' ratios of 3:4 to 4:3."""
+    """(count, 4) as left, top, right, bottom in 0..1: crops of 25 to 100 % of the area, sides 3:4 to 4:3."""
     area = rng.uniform(0.25, 1.0, count)
     ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), count))
     width = np.minimum(np.sqrt(area * ratio), 1.0)
@@ -364,11 +364,9 @@ def _train(photos: Photos, teachers: Teachers, saved: Path, device: torch.device
         with torch.no_grad(), autocast(device):
             answer = teachers(crops.seen(stored, SIDES[0]))
         wanted = unit.standard(answer)
-        losses = torch.zeros(3, device=device)
-        for _ in range(VIEWS):
-            now = _view_losses(student, stored, crops, wanted, unit, rng, _side(step, steps, rng))
-            (now.sum() / VIEWS).backward()
-            losses += now.detach() / VIEWS
+        losses = _losses(student, stored, crops, wanted, unit, rng, _side(step, steps, rng))
+        losses.sum().backward()
+        losses = losses.detach()
         nn.utils.clip_grad_norm_(student.parameters(), 2.0)
         _take_step(student, *optimizers)
         student.zero_grad(set_to_none=True)
@@ -386,17 +384,22 @@ def _train(photos: Photos, teachers: Teachers, saved: Path, device: torch.device
     keep({"average": average, "step": steps, "units": tuple(vars(unit).values())}, saved)
 
 
-def _view_losses(
+def _losses(
     student: Student, stored: Tensor, crops: Crops, wanted: Answer, unit: Units, rng: np.random.Generator, side: int
 ) -> Tensor:
-    """(3,): the weighted losses of answers, maps and looks, for one view of every crop."""
-    views, strengths, mirrored, tilted, blended = random_views(stored, crops, rng)
+    """(3,): the weighted losses of answers, maps and looks, over VIEWS views of every crop."""
+    views, strengths, mirrored, tilted, blended = random_views(stored, crops.repeated(VIEWS), rng)
     mean, std = unit.measured
     looks = torch.cat([strengths, ((measure(views) - mean) / std).clamp(-3, 3)], 1)
     if side < INPUT:
         views = functional.interpolate(views, side, mode="bilinear", antialias=True)
     with autocast(stored.device):
         guess = student(normalized(views))
+    wanted = Answer(
+        wanted.embedding.repeat(VIEWS, 1),
+        wanted.logits.repeat(VIEWS, 1),
+        tuple(layer.repeat(VIEWS, 1, 1, 1) for layer in wanted.maps),
+    )
     return torch.stack(
         [
             distillation_loss(guess.embedding, guess.logits, wanted),

@@ -27,7 +27,7 @@ CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
 class Answer(NamedTuple):
-    """`embedding`: (B, WIDTH), of both networks. `logits`: (B, CLASSES), their mean. `maps`: (B, channels, h, w) each."""
+    """`embedding`: (B, WIDTH), of both networks. `logits`: (B, CLASSES), their mean. `maps`: (B, channels, h, w)."""
 
     embedding: Tensor
     logits: Tensor

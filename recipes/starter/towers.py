@@ -31,8 +31,8 @@ from tmcr.datasets.splits import group_folds
 from tmcr.hardware import pick_hardware
 
 STEPS = 4000
-SMALL_PAIRS, LARGE_PAIRS = 72_000, 19_000
-FOLDS, REPEATS, CHOICE_FOLDS = 5, 2, 4
+SMALL_PAIRS, LARGE_PAIRS = 40_000, 10_000
+FOLDS, CHOICE_FOLDS = 5, 4
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,7 @@ def rated_parts(manifest: Manifest) -> list[tuple[str, Manifest]]:
     known = not_test(manifest)
     parts = [("ships", known)]
     parts += [(f"choice {number}", part) for number, part in enumerate(outside_folds(known, CHOICE_FOLDS, seed=1))]
-    for repeat in range(REPEATS):
-        folds = outside_folds(manifest, FOLDS, seed=repeat)
-        parts += [(f"repeat {repeat}, fold {number}", part) for number, part in enumerate(folds)]
+    parts += [(f"fold {number}", part) for number, part in enumerate(outside_folds(manifest, FOLDS, seed=0))]
     return parts
 
 
