@@ -1,7 +1,7 @@
 """How a photo looks, as numbers that need no label: edits of known strength, and measurements of the pixels.
 
-Both work on batches of RGB pixels (B, 3, S, S) in 0..1 at the encoder's own input size, on any device. Lengths are told
-for a side of REFERENCE pixels. Random edits depend on the generator given, on the kind of device and on nothing else.
+Both work on batches of RGB pixels (B, 3, H, W) in 0..1 at the encoder's own input size, so that what the encoder
+is taught is what it can see. Random edits depend on the generator given and on nothing else.
 """
 
 from __future__ import annotations
@@ -60,7 +60,6 @@ MEASURES = (
     "bold shapes",
 )
 AXES = EDITS + MEASURES
-REFERENCE = 128
 EDITED_SHARE = 0.4  # of the crops; the others keep the colours they have, but for a little jitter
 _LUMA = torch.tensor([0.2126, 0.7152, 0.0722]).view(1, 3, 1, 1)
 
@@ -73,10 +72,11 @@ def apply_edits(pixels: Tensor, rng: np.random.Generator, share: float = EDITED_
 
     The axes that are matters of the crop stay zero here.
     """
-    strengths = torch.zeros(len(pixels), len(EDITS), device=pixels.device)
+    strengths = torch.zeros(len(pixels), len(EDITS))
     pixels = pixels.clone()
     names = list(_EDITORS)
-    for chance in (share, EDITED_SHARE / 3):
+    for _ in range(2):
+        chance = share if not strengths.any() else EDITED_SHARE / 3
         chosen = np.where(rng.random(len(pixels)) < chance, rng.integers(0, len(names), len(pixels)), -1)
         for number, name in enumerate(names):
             rows = np.flatnonzero(chosen == number)
@@ -86,8 +86,8 @@ def apply_edits(pixels: Tensor, rng: np.random.Generator, share: float = EDITED_
             strength = rng.uniform(low, high, len(rows))
             if name in _EMPHASIS_ON_WEAK:
                 strength = high * (strength / high) ** 2
-            values = torch.from_numpy(strength).float().to(pixels.device)
-            index = torch.from_numpy(rows).to(pixels.device)
+            values = torch.from_numpy(strength).float()
+            index = torch.from_numpy(rows)
             pixels[index] = _EDITORS[name](pixels[index], values, rng).clamp_(0, 1)
             strengths[index, EDITS.index(name)] += values
     return pixels, strengths
@@ -98,13 +98,10 @@ def _column(strength: Tensor) -> Tensor:
 
 
 def _blurred(pixels: Tensor, sigma: Tensor) -> Tensor:
-    """By `sigma` (B,) pixels of a side of REFERENCE."""
-    scale = pixels.shape[3] / REFERENCE
-    reach = math.ceil(8 * scale)
-    places = torch.arange(-reach, reach + 1, device=pixels.device).float()
-    kernel = torch.exp(-0.5 * (places / (scale * sigma.clamp_min(0.05))[:, None]) ** 2)
+    reach = torch.arange(-8, 9).float()
+    kernel = torch.exp(-0.5 * (reach / sigma.clamp_min(0.05)[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)
-    flat = functional.pad(pixels.reshape(1, -1, *pixels.shape[2:]), (reach,) * 4, mode="reflect")
+    flat = functional.pad(pixels.reshape(1, -1, *pixels.shape[2:]), (8, 8, 8, 8), mode="reflect")
     flat = functional.conv2d(flat, kernel[:, None, None, :], groups=len(kernel))
     flat = functional.conv2d(flat, kernel[:, None, :, None], groups=len(kernel))
     return flat.view_as(pixels)
@@ -115,12 +112,12 @@ def _defocus(pixels: Tensor, strength: Tensor, rng: np.random.Generator) -> Tens
 
 
 def _motion(pixels: Tensor, strength: Tensor, rng: np.random.Generator) -> Tensor:
-    angle = torch.from_numpy(rng.uniform(0, math.pi, len(pixels))).float().to(pixels.device)
-    along = torch.linspace(-0.5, 0.5, 9).tolist()
-    length = (2 + 9 * strength) / REFERENCE * 2  # in the coordinates of the grid, where the frame is 2 wide
+    angle = torch.from_numpy(rng.uniform(0, math.pi, len(pixels))).float()
+    along = torch.linspace(-0.5, 0.5, 9)
+    length = (2 + 9 * strength) / pixels.shape[3] * 2  # in the coordinates of the grid, where the frame is 2 wide
     total = torch.zeros_like(pixels)
     for step in along:
-        theta = torch.zeros(len(pixels), 2, 3, device=pixels.device)
+        theta = torch.zeros(len(pixels), 2, 3)
         theta[:, 0, 0] = theta[:, 1, 1] = 1
         theta[:, 0, 2], theta[:, 1, 2] = step * length * angle.cos(), step * length * angle.sin()
         grid = functional.affine_grid(theta, list(pixels.shape), align_corners=False)
@@ -129,10 +126,9 @@ def _motion(pixels: Tensor, strength: Tensor, rng: np.random.Generator) -> Tenso
 
 
 def _noise(pixels: Tensor, strength: Tensor, rng: np.random.Generator) -> Tensor:
-    drawn = torch.Generator(pixels.device).manual_seed(int(rng.integers(2**62)))
-    grain = torch.randn(pixels.shape, generator=drawn, device=pixels.device)
-    coarse = torch.from_numpy((rng.random(len(pixels)) < 0.3).astype(np.float32)).to(pixels.device)
-    grain = torch.where(_column(coarse) > 0, 2.2 * _blurred(grain, torch.full_like(coarse, 0.7)), grain)
+    grain = torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32))
+    coarse = torch.from_numpy((rng.random(len(pixels)) < 0.3).astype(np.float32))
+    grain = torch.where(_column(coarse) > 0, 2.2 * _blurred(grain, torch.full((len(pixels),), 0.7)), grain)
     return pixels + 0.07 * _column(strength) * grain
 
 
@@ -142,14 +138,13 @@ def _exposure(pixels: Tensor, strength: Tensor, rng: np.random.Generator) -> Ten
 
 def _contrast(pixels: Tensor, strength: Tensor, rng: np.random.Generator) -> Tensor:
     centre = pixels.mean((1, 2, 3), keepdim=True)
-    lift = torch.from_numpy(rng.uniform(0, 0.25, (len(pixels), 1, 1, 1))).float().to(pixels.device)
-    lift = lift * (-_column(strength)).clamp_min(0)
+    lift = torch.from_numpy(rng.uniform(0, 0.25, (len(pixels), 1, 1, 1))).float() * (-_column(strength)).clamp_min(0)
     changed = centre + (pixels - centre) * torch.exp(0.9 * _column(strength))
     return changed * (1 - lift) + 0.75 * lift
 
 
 def _saturation(pixels: Tensor, strength: Tensor, rng: np.random.Generator) -> Tensor:
-    grey = (pixels * _LUMA.to(pixels.device)).sum(1, keepdim=True)
+    grey = (pixels * _LUMA).sum(1, keepdim=True)
     strength = _column(strength)
     return grey + (pixels - grey) * torch.where(strength < 0, 1 + strength, 1 + 1.2 * strength).clamp_min(0)
 
@@ -165,7 +160,7 @@ def _tint(pixels: Tensor, strength: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _vignette(pixels: Tensor, strength: Tensor, rng: np.random.Generator) -> Tensor:
-    line = torch.linspace(-1, 1, pixels.shape[2], device=pixels.device)
+    line = torch.linspace(-1, 1, pixels.shape[2])
     distance = (line[:, None] ** 2 + line[None, :] ** 2) / 2
     return pixels * (1 - 0.85 * _column(strength) * distance**1.2)
 
@@ -175,20 +170,19 @@ def _blocks(pixels: Tensor, strength: Tensor, rng: np.random.Generator) -> Tenso
     scale = int(rng.integers(1, 3))
     side = pixels.shape[2]
     large = functional.interpolate(pixels, scale_factor=float(scale), mode="bicubic") if scale > 1 else pixels
-    to_ycc, from_ycc, dct, steeper = (each.to(pixels.device) for each in (_TO_YCC, _FROM_YCC, _DCT_2D, _STEEPER))
-    ycc = torch.einsum("rc,bchw->brhw", to_ycc, large)
+    ycc = torch.einsum("rc,bchw->brhw", _TO_YCC, large)
     ycc = torch.cat([ycc[:, :1], functional.interpolate(functional.avg_pool2d(ycc[:, 1:], 2), scale_factor=2.0)], 1)
     n = side * scale // 8
     blocks = ycc.view(len(pixels), 3, n, 8, n, 8).transpose(3, 4).reshape(len(pixels), -1, 64)
-    table = (strength * 12).exp2().clamp(2, 4096).sqrt().view(-1, 1, 1) / 255 * steeper
-    frequencies = ((blocks @ dct.T) / table).round() * table
-    blocks = (frequencies @ dct).view(len(pixels), 3, n, n, 8, 8).transpose(3, 4).reshape(ycc.shape)
-    rgb = torch.einsum("rc,bchw->brhw", from_ycc, blocks).clamp(0, 1)
+    table = (strength * 12).exp2().clamp(2, 4096).sqrt().view(-1, 1, 1) / 255 * _STEEPER
+    frequencies = ((blocks @ _DCT_2D.T) / table).round() * table
+    blocks = (frequencies @ _DCT_2D).view(len(pixels), 3, n, n, 8, 8).transpose(3, 4).reshape(ycc.shape)
+    rgb = torch.einsum("rc,bchw->brhw", _FROM_YCC, blocks).clamp(0, 1)
     return functional.interpolate(rgb, side, mode="area") if scale > 1 else rgb
 
 
 def _oversharpened(pixels: Tensor, strength: Tensor, rng: np.random.Generator) -> Tensor:
-    soft = _blurred(pixels, torch.full_like(strength, 1.2))
+    soft = _blurred(pixels, torch.full((len(pixels),), 1.2))
     return pixels + 2.5 * _column(strength) * (pixels - soft)
 
 
@@ -246,11 +240,8 @@ def crop_strengths(boxes: np.ndarray, degrees: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def measure(pixels: Tensor) -> Tensor:
-    """The measurements (B, len(MEASURES)) in their own units, of the photos at REFERENCE pixels."""
-    if pixels.shape[3] != REFERENCE:
-        pixels = functional.interpolate(pixels, REFERENCE, mode="bilinear", antialias=True)
-    device = pixels.device
-    grey = (pixels * _LUMA.to(device)).sum(1)
+    """The measurements (B, len(MEASURES)) in their own units."""
+    grey = (pixels * _LUMA).sum(1)
     small = functional.avg_pool2d(pixels, 2)
     red, green, blue = small.unbind(1)
     grey_small = functional.avg_pool2d(grey[:, None], 2)[:, 0]
@@ -274,14 +265,14 @@ def measure(pixels: Tensor) -> Tensor:
     noise = detail[:, :-1] - detail[:, 1:]
 
     half = grey_small.shape[1]
-    line = torch.linspace(-1, 1, half, device=device)
+    line = torch.linspace(-1, 1, half)
     rim = (torch.maximum(line.abs()[:, None], line.abs()[None, :]) > 0.75).float()
     rim_mean = (grey_small * rim).sum(area) / rim.sum()
     inner_mean = (grey_small * (1 - rim)).sum(area) / (1 - rim).sum()
 
     weight = functional.avg_pool2d(gradient[:, None], 3, stride=3)[:, 0]
     weight = weight / weight.sum(area, keepdim=True).clamp_min(1e-6)
-    place = torch.linspace(0, 1, weight.shape[1], device=device)
+    place = torch.linspace(0, 1, weight.shape[1])
     near_third = torch.exp(-((((place - 1 / 3).abs().minimum((place - 2 / 3).abs())) / 0.08) ** 2))
     thirds = (weight * near_third[:, None] * near_third[None, :]).sum(area)
 

@@ -1,8 +1,8 @@
 """The training photos, decoded once into one array on disk.
 
-Every photo is squashed to SIDE x SIDE, as the finished encoder sees photos: the training loop then reads pixels from a
-memory map, or from a GPU's memory, and never decodes. No photo of OASIS is among them, so that every rated photo is
-new to the student.
+Every photo is squashed to SIDE x SIDE, as the finished encoder will see photos (at 128): the training loop
+then reads pixels from a memory map and never decodes. No photo of OASIS is among them, so that every rated
+photo is new to the encoder.
 """
 
 from __future__ import annotations
@@ -11,19 +11,14 @@ import csv
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from tmcr.hardware import processors
-from tmcr.streaming import ordered_map
-
-SIDE = 192
+SIDE = 144
 TEST_SOURCE = "coco_mini"  # its captioned photos test the tags
 CALIBRATION_SOURCE, CALIBRATION_PHOTOS = "flickr8k", 200  # these decide from which confidence on a tag is shown
 
@@ -73,45 +68,35 @@ def trainable_files(shards: Path, photos: Photos) -> list[bytes]:
     return [files[photos.shards[row], photos.names[row]] for row in photos.rows("train")]
 
 
-def _files(shards: Path, listed: list[dict[str, str]]) -> Iterator[bytes]:
-    """The photos in the order of the table, which is that of the shards."""
-    for shard, rows in groupby(listed, key=itemgetter("shard")):
-        with tarfile.open(shards / shard) as archive:
-            for row in rows:
-                member = archive.extractfile(row["name"])
-                if member is None:
-                    raise FileNotFoundError(f"{row['name']} is listed but not in {shard}")
-                yield member.read()
-
-
-def _squashed(file: bytes) -> np.ndarray:
-    return squash(Image.open(io.BytesIO(file)))
-
-
 def build_photos(data: Path, out: Path) -> Photos:
     """Decode the tar shards; a second call reads what the first one wrote."""
     table, array = out / "photos.json", out / "photos.npy"
     if not table.exists():
         with (data / "photos" / "photos.csv").open(newline="") as handle:
             listed = list(csv.DictReader(handle))
-        partial = array.with_suffix(".part")
-        pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(listed), SIDE, SIDE, 3))
+        pixels = np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=(len(listed), SIDE, SIDE, 3))
         rows: list[dict[str, object]] = []
+        shards: dict[str, tarfile.TarFile] = {}
         calibrating = 0
-        decoded = ordered_map(_squashed, _files(data / "photos", listed), workers=processors(), ahead=256)
-        for row, small in zip(listed, decoded, strict=True):
-            pixels[len(rows)] = small
-            captions = [caption.strip() for caption in row["captions"].split(" | ") if caption.strip()]
-            role = "train"
-            if captions and row["source"] == TEST_SOURCE:
-                role = "test"
-            elif captions and row["source"] == CALIBRATION_SOURCE and calibrating < CALIBRATION_PHOTOS:
-                role = "calibrate"
-                calibrating += 1
-            rows.append({key: row[key] for key in ("name", "shard", "source", "class")})
-            rows[-1] |= {"captions": captions, "role": role}
+        with ExitStack() as opened:
+            for row in listed:
+                shard = row["shard"]
+                if shard not in shards:
+                    shards[shard] = opened.enter_context(tarfile.open(data / "photos" / shard))
+                member = shards[shard].extractfile(row["name"])
+                if member is None:
+                    raise FileNotFoundError(f"{row['name']} is listed but not in {shard}")
+                pixels[len(rows)] = squash(Image.open(io.BytesIO(member.read())))
+                captions = [caption.strip() for caption in row["captions"].split(" | ") if caption.strip()]
+                role = "train"
+                if captions and row["source"] == TEST_SOURCE:
+                    role = "test"
+                elif captions and row["source"] == CALIBRATION_SOURCE and calibrating < CALIBRATION_PHOTOS:
+                    role = "calibrate"
+                    calibrating += 1
+                rows.append({key: row[key] for key in ("name", "shard", "source", "class")})
+                rows[-1] |= {"captions": captions, "role": role}
         pixels.flush()
-        partial.rename(array)
         table.write_text(json.dumps(rows))
     rows = json.loads(table.read_text())
     return Photos(

@@ -1,117 +1,214 @@
 """Where ranking starts from: the student's tower, taught besides to tell a photo from its damaged copy.
 
-Ratings say little about damage, and what the student has learnt of it does not reach tilted, over-exposed and
-compressed copies. Here the whole tower learns from pairs alike in everything but the damage, and goes on learning from
-the teachers what is in undamaged photos. First these are the student's small photos, enlarged; then half of them are
-those that it will be ranked with, without their ratings: they are as large and as sharp as photos of users, and the
-blur of a small one is not theirs. Killed and started again, it goes on with the lesson that it was at.
+Ratings say little about damage, and what the student has learnt of it at 128 pixels does not reach tilted,
+over-exposed and compressed copies. Here the whole tower learns from pairs alike in everything but the damage, which is
+done to larger photos by `tmcr.damage`, and keeps what it knew of undamaged photos. From a second, short lesson on it
+sees SIDE × SIDE pixels, which show better both what is in a photo and what spoils it. No rating and no rated photo has
+a part in it. Killed and started again, it goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from damaged import PairFiles
-from student import (
-    INPUT,
-    PREPROCESSING,
-    WIDTHS,
-    Distilled,
-    Student,
-    autocast,
-    distillation_loss,
-    follow,
-    keep,
-    normalized,
-    told,
-)
-from teacher import CLASSES, WIDTH, Answer, Teachers
+from photos import Photos, trainable_files
+from PIL import Image
+from reframing import cropped_frames, enlarged, seen_alike, softened, tilted_frames
+from student import INPUT, WIDTHS, Student, follow, normalized, told
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import ResNetModel
 
 from tmcr.damage import KINDS
+from tmcr.streaming import ordered_map
 
-PAIRS = 128  # in a step
-SIDES_SEEN = (128, 160, INPUT, INPUT)  # of the pairs of a step, drawn anew for each
+PAIRS = 36  # in a batch
+WEAKEST = 0.2  # strengths are drawn from here to 1
+OFTEN = {"tilted": 3.0, "badly_cropped": 2.5, "compressed": 2.5, "overexposed": 2.0}  # the hard kinds
+REFRAMED = "tilted", "badly_cropped"
+TILT, CUT = 14, 0.55  # degrees and share of the sides at strength 1, as in `tmcr.damage`
+OFF_CENTRE = 0.3, 0.7  # where a whole photo's frame lies between one rim and the other
 WEIGHT_DECAY = 0.05
+SIDE = 192  # pixels of what the tower sees in the end
 GAP = 2.0  # by how much a copy of strength 1 shall lie below its photo
 SOFTNESS = 0.5  # over which the penalty of a wrong order fades out
-KNOWN_WEIGHT, STRENGTH_WEIGHT, NEAR_ZERO = 1.0, 4.0, 0.2
-LARGE_SHARE = 0.5  # of the pairs of the last lesson
-TELL_EVERY = 100
-SAVE_AFTER = 120  # seconds
+KNOWN_WEIGHT, STRENGTH_WEIGHT, NEAR_ZERO = 2.0, 4.0, 0.2
+SAVE_EVERY = 100
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """How long and how fast the tower is taught; `learning_rate` is the highest, reached after `warm_up` steps."""
+    """How long and how fast the tower is taught.
+
+    Attributes:
+        learning_rate: the highest, reached after `warm_up` steps.
+        side: pixels of what the tower sees.
+        stream: which series of random draws its pairs come from.
+    """
 
     steps: int
     learning_rate: float
     warm_up: int
+    side: int
+    stream: int
 
 
-FIRST = Lesson(1200, learning_rate=1e-3, warm_up=100)
-LAST = Lesson(120, learning_rate=3e-4, warm_up=20)
+def first_lesson(steps: int) -> Lesson:
+    return Lesson(steps, learning_rate=1e-3, warm_up=100, side=INPUT, stream=4)
+
+
+def closer_lesson(steps: int) -> Lesson:
+    return Lesson(steps, learning_rate=5e-4, warm_up=50, side=SIDE, stream=6)
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Pairs at hand. `pixels`: rows (B,) → uint8 (B, 2, INPUT, INPUT, 3). `strengths`: (N, kinds). `photos`: (N,)."""
+class PairBatch:
+    """`clean`, `damaged`: (PAIRS, 3, side, side) in 0..1. `strengths`: (PAIRS, kinds), zero but for one kind each."""
 
-    pixels: Callable[[np.ndarray], Tensor]
+    clean: Tensor
+    damaged: Tensor
     strengths: Tensor
-    photos: np.ndarray
 
-    @classmethod
-    def of(cls, files: PairFiles, device: torch.device) -> Pairs:
-        return cls(files.pixels(device), files.table.strengths.to(device), files.table.photos)
+
+class DamagedPairs:
+    """Photos and their damaged copies; what batch a step gets depends on the seed, the lesson and the step alone."""
+
+    def __init__(self, shards: Path, photos: Photos, lesson: Lesson, seed: int) -> None:
+        self.lesson, self.seed = lesson, seed
+        self.files = trainable_files(shards, photos)
+        chances = np.array([OFTEN.get(kind, 1.0) for kind in KINDS])
+        self.chances = chances / chances.sum()
+
+    def batch(self, step: int) -> PairBatch:
+        rng = np.random.default_rng([self.seed, self.lesson.stream, step])
+        chosen = rng.choice(len(self.files), PAIRS, replace=False)
+        kinds = rng.choice(len(KINDS), PAIRS, p=self.chances)
+        amounts = rng.uniform(WEAKEST, 1, PAIRS)
+        views = [
+            _pair(self.files[photo], list(KINDS)[kind], float(amount), rng, self.lesson.side)
+            for photo, kind, amount in zip(chosen, kinds, amounts, strict=True)
+        ]
+        strengths = torch.zeros(PAIRS, len(KINDS))
+        strengths[torch.arange(PAIRS), torch.from_numpy(kinds)] = torch.from_numpy(amounts).float()
+        clean, damaged = (
+            torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2).float() / 255 for part in zip(*views, strict=True)
+        )
+        return PairBatch(clean, damaged, strengths)
+
+
+def _pair(file: bytes, kind: str, strength: float, rng: np.random.Generator, side: int) -> tuple[np.ndarray, ...]:
+    """A photo and its damaged copy, each mirrored or not, as the tower sees them."""
+    photo = Image.open(io.BytesIO(file)).convert("RGB")
+    if kind in REFRAMED:
+        views = _reframed(photo, kind, strength, rng, 2 * side)
+    else:
+        whole = enlarged(photo, rng)
+        views = whole, KINDS[kind](whole, strength)
+    seen = (np.asarray(view.resize((side, side), Image.Resampling.BICUBIC)) for view in views)
+    return tuple(view[:, ::-1] if rng.random() < 0.5 else view for view in seen)
+
+
+def _reframed(
+    photo: Image.Image, kind: str, strength: float, rng: np.random.Generator, side: int
+) -> tuple[Image.Image, Image.Image]:
+    """A photo and its tilted or badly cropped copy, as two views of one softened photo."""
+    photo = softened(photo, rng)
+    if kind == "tilted":
+        frames = tilted_frames(photo, TILT * strength, rng)
+    else:
+        share = 1 - CUT * strength
+        most = rng.uniform(share, 1)  # the better frame shows the middle, or all
+        middle = most / 2 + rng.uniform(*OFF_CENTRE, 2) * (1 - most)
+        frames = cropped_frames(photo, share, (share / 2, share / 2), most, tuple(middle))
+    better, worse = seen_alike(frames, rng, side)
+    return better, worse
 
 
 class Answers(nn.Module):
     """What training asks of the tower's feature (B, W); none of it ships."""
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
-        self.embedding = nn.Linear(WIDTHS[-1], WIDTH)
-        self.classes = nn.Linear(WIDTHS[-1], CLASSES)
-        self.embedding.load_state_dict(student.to_embedding.state_dict())
-        self.classes.load_state_dict(student.to_classes.state_dict())
-        self.standard = nn.BatchNorm1d(WIDTHS[-1], affine=False)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.known = nn.Linear(WIDTHS[-1], WIDTHS[-1])
         self.quality = nn.Linear(WIDTHS[-1], 1)
         self.strengths = nn.Linear(WIDTHS[-1], len(KINDS))
+        nn.init.eye_(self.known.weight)
 
-    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        standard = self.standard(feature)
-        return self.quality(standard)[:, 0], self.strengths(standard)
+    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        standard = (feature - self.mean) / self.std
+        return self.known(standard), self.quality(standard)[:, 0], self.strengths(standard)
 
 
-def quality_loss(answers: Answers, feature: Tensor, known: Answer, strengths: Tensor) -> Tensor:
-    """(3,): the loss of what the teachers see, of the order of pairs, and of the strengths of damage.
+def quality_loss(answers: Answers, clean: Tensor, damaged: Tensor, known: Tensor, strengths: Tensor) -> Tensor:
+    """(3,): the loss of what was known, of the order of pairs, and of the strengths of damage.
 
     Args:
-        feature: (2 P, W), of P photos and then of their copies; known: the teachers' answers about the photos;
-            strengths: (P, kinds).
+        clean, damaged: (P, W) features of photos and copies; known: (P, W), the student's standardised features of the
+            photos; strengths: (P, kinds).
     """
-    clean = feature[: len(strengths)]
-    seen = distillation_loss(answers.embedding(clean), answers.classes(clean), known)
-    quality, found = answers(feature)
-    above, below = quality.chunk(2)
+    kept, above, nothing = answers(clean)
+    _, below, found = answers(damaged)
     wanted = GAP * strengths
     order = SOFTNESS * functional.softplus((wanted.sum(1) - (above - below)) / SOFTNESS)
-    amounts = functional.smooth_l1_loss(found, torch.cat([torch.zeros_like(wanted), wanted]), beta=0.5)
-    return torch.stack(
-        [KNOWN_WEIGHT * seen, order.mean() + NEAR_ZERO * above.square().mean(), STRENGTH_WEIGHT * amounts]
+    amounts = functional.smooth_l1_loss(
+        torch.cat([nothing, found]), torch.cat([torch.zeros_like(wanted), wanted]), beta=0.5
     )
+    return torch.stack(
+        [
+            KNOWN_WEIGHT * functional.mse_loss(kept, known),
+            order.mean() + NEAR_ZERO * above.square().mean(),
+            STRENGTH_WEIGHT * amounts,
+        ]
+    )
+
+
+def build_quality_encoder(
+    data: Path,
+    out: Path,
+    student: Student,
+    photos: Photos,
+    preprocessing: dict[str, object],
+    lessons: Sequence[Lesson],
+    *,
+    seed: int,
+) -> dict[str, object]:
+    """Write the tower to `out` as transformers reads it; working files go to `out`.parent / "work". Returns what the
+    card tells of it.
+    """
+    tower, taught = Student().tower, None
+    tower.load_state_dict(student.tower.state_dict())
+    for lesson in lessons:
+        saved = out.parent / "work" / f"quality-{_stamp(tower, lesson, seed)}.pt"
+        if not (saved.exists() and torch.load(saved, weights_only=True)["step"] >= lesson.steps):
+            _train(DamagedPairs(data / "photos", photos, lesson, seed), student, tower, taught, saved)
+        state = torch.load(saved, weights_only=True)
+        tower.load_state_dict(state["average"])
+        taught = state["answers"]
+    out.mkdir(exist_ok=True)
+    tower.to(memory_format=torch.contiguous_format).half().save_pretrained(out)
+    size = {"height": lessons[-1].side, "width": lessons[-1].side}
+    (out / "preprocessor_config.json").write_text(json.dumps(preprocessing | {"size": size}, indent=2))
+    return {"pairs seen": sum(lesson.steps for lesson in lessons) * PAIRS, "side": lessons[-1].side}
+
+
+def _stamp(tower: ResNetModel, lesson: Lesson, seed: int) -> str:
+    """What the lesson depends on, so that another tower does not get the one of the last."""
+    sources = [(Path(__file__).parent / name).read_text() for name in ("quality.py", "reframing.py")]
+    digest = hashlib.sha256(f"{lesson} {seed} {sources}".encode())
+    for value in tower.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def learning_rate(step: int, lesson: Lesson) -> float:
@@ -120,148 +217,84 @@ def learning_rate(step: int, lesson: Lesson) -> float:
     return lesson.learning_rate * rise * (1 + math.cos(math.pi * step / lesson.steps)) / 2
 
 
-@dataclass(frozen=True)
-class School:
-    """What both lessons need."""
-
-    distilled: Distilled
-    teachers: Teachers
-    work: Path
-    device: torch.device
-    seed: int
-
-    def first_lesson(self, lesson: Lesson, small: Callable[[], Pairs]) -> Path:
-        """Teach a copy of the student's tower with pairs of its own photos; returns the file."""
-        saved = self.work / f"quality-{self._stamp(lesson)}.pt"
-        if not _done(saved, lesson):
-            tower, answers = Student().tower, Answers(self.distilled.student)
-            tower.load_state_dict(self.distilled.student.tower.state_dict())
-            pairs = small()
-            self._teach(tower, answers, lesson, saved, lambda rng: [(pairs, _rows(pairs, PAIRS, rng))])
-        return saved
-
-    def last_lesson(
-        self,
-        lesson: Lesson,
-        before: Path,
-        shown: Sequence[str],
-        rated: Sequence[str],
-        pairs: Callable[[], tuple[Pairs, Pairs]],
-    ) -> Path:
-        """Teach the tower of the first lesson with photos that will be ranked too; returns the file.
-
-        Args:
-            pairs: those of the student's photos, and those of the photos named `rated`, of which only those `shown`
-                are used.
-        """
-        stamp = hashlib.sha256(f"{before.name} {lesson} {sorted(shown)}".encode()).hexdigest()[:12]
-        saved = self.work / f"acquainted-{stamp}.pt"
-        if not _done(saved, lesson):
-            first = torch.load(before, map_location="cpu", weights_only=True)
-            tower, answers = Student().tower, Answers(self.distilled.student)
-            tower.load_state_dict(first["average"])
-            answers.load_state_dict(first["answers"])
-            small, large = pairs()
-            allowed = np.flatnonzero(np.isin(np.array(rated)[large.photos], list(shown)))
-            count = round(LARGE_SHARE * PAIRS)
-
-            def drawn(rng: np.random.Generator) -> list[tuple[Pairs, np.ndarray]]:
-                return [(small, _rows(small, PAIRS - count, rng)), (large, rng.choice(allowed, count))]
-
-            self._teach(tower, answers, lesson, saved, drawn)
-            average = torch.load(saved, map_location="cpu", weights_only=True)["average"]
-            keep({"average": {key: _halved(value) for key, value in average.items()}, "step": lesson.steps}, saved)
-        return saved
-
-    def _stamp(self, lesson: Lesson) -> str:
-        sources = [(Path(__file__).parent / name).read_text() for name in ("quality.py", "damaged.py", "reframing.py")]
-        digest = hashlib.sha256(f"{lesson} {self.seed} {sources}".encode())
-        for value in self.distilled.student.state_dict().values():
-            digest.update(value.numpy().tobytes())
-        return digest.hexdigest()[:12]
-
-    def _teach(
-        self,
-        tower: ResNetModel,
-        answers: Answers,
-        lesson: Lesson,
-        saved: Path,
-        drawn: Callable[[np.random.Generator], list[tuple[Pairs, np.ndarray]]],
-    ) -> None:
-        device, unit = self.device, self.distilled.units.to(self.device)
-        teachers = self.teachers.to(device)
-        torch.manual_seed(self.seed)
-        tower, answers = tower.to(device, memory_format=torch.channels_last), answers.to(device)
-        parameters = list(tower.parameters())
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in parameters if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
-                {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-                {"params": list(answers.parameters()), "weight_decay": 0.01},
-            ]
-        )
-        average, first = {key: value.detach().clone() for key, value in tower.state_dict().items()}, 0
-        if saved.exists():
-            state = torch.load(saved, map_location=device, weights_only=True)
-            tower.load_state_dict(state["tower"])
-            answers.load_state_dict(state["answers"])
-            optimizer.load_state_dict(state["optimizer"])
-            average, first = state["average"], state["step"]
-        tower.train()
-        answers.train()
-        began, kept_at, running = time.monotonic(), time.monotonic(), torch.zeros(3, device=device)
-        for step in range(first, lesson.steps):
-            rng = np.random.default_rng([self.seed, 6, step])
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, lesson)
-            chosen = drawn(rng)
-            pixels = torch.cat([pairs.pixels(rows).to(device) for pairs, rows in chosen])
-            strengths = torch.cat([pairs.strengths[torch.from_numpy(rows).to(device)] for pairs, rows in chosen])
-            views = pixels.permute(1, 0, 4, 2, 3).flatten(0, 1).float().div_(255)  # photos, then their copies
-            mirrored = torch.from_numpy(rng.random(len(views)) < 0.5).to(device)
-            views = torch.where(mirrored[:, None, None, None], views.flip(3), views)
-            with torch.no_grad(), autocast(device):
-                known = unit.standard(teachers(views[: len(strengths)]))
-            side = int(rng.choice(SIDES_SEEN))
-            if side < INPUT:
-                views = functional.interpolate(views, side, mode="bilinear", antialias=True)
-            with autocast(device):
-                feature = tower(pixel_values=normalized(views)).pooler_output.flatten(1)
-            losses = quality_loss(answers, feature.float(), known, strengths)
-            optimizer.zero_grad(set_to_none=True)
-            losses.sum().backward()
-            nn.utils.clip_grad_norm_(parameters, 2.0)
-            optimizer.step()
-            follow(average, tower, step)
-            running = losses.detach() if step == first else 0.98 * running + 0.02 * losses.detach()
-            if (step + 1) % TELL_EVERY == 0 or step + 1 == lesson.steps:
-                rate = (step + 1 - first) * PAIRS / (time.monotonic() - began)
-                said = told(running, "known", "order", "strengths")
-                print(f"step {step + 1}/{lesson.steps}  {said}  {rate:.0f} pairs/s", flush=True)
-            if time.monotonic() - kept_at > SAVE_AFTER:
-                kept_at = time.monotonic()
-                state = {"tower": tower.state_dict(), "answers": answers.state_dict()}
-                keep(state | {"optimizer": optimizer.state_dict(), "average": average, "step": step + 1}, saved)
-        keep({"average": average, "answers": answers.state_dict(), "step": lesson.steps}, saved)
+def _train(
+    pairs: DamagedPairs, student: Student, tower: ResNetModel, taught: dict[str, Tensor] | None, saved: Path
+) -> None:
+    """Teach `tower`, in place; `taught`: state of the `Answers` of the lesson before."""
+    lesson, seed = pairs.lesson, pairs.seed
+    torch.manual_seed(seed)
+    tower = tower.to(memory_format=torch.channels_last)
+    before = Student()
+    before.load_state_dict(student.state_dict())
+    before = before.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    answers = Answers(*_statistics(before.tower, pairs))
+    if taught is not None:
+        answers.load_state_dict(taught)
+    parameters = list(tower.parameters())
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+            {"params": list(answers.parameters()), "weight_decay": 0.01},
+        ]
+    )
+    state = {
+        "tower": tower.state_dict(),
+        "answers": answers.state_dict(),
+        "average": {key: value.detach().clone() for key, value in tower.state_dict().items()},
+        "step": 0,
+    }
+    if saved.exists():
+        state |= torch.load(saved, weights_only=True)
+        tower.load_state_dict(state["tower"])
+        answers.load_state_dict(state["answers"])
+        optimizer.load_state_dict(state["optimizer"])
+    average, first = state["average"], int(state["step"])
+    tower.train()
+    began, running = time.monotonic(), torch.zeros(3)
+    # One thread prepares; the other core computes.
+    for step, batch in enumerate(ordered_map(pairs.batch, range(first, lesson.steps), workers=1, ahead=3), first):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, lesson)
+        clean = normalized(batch.clean)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            both = _feature(tower, torch.cat([clean, normalized(batch.damaged)]))
+            with torch.no_grad():
+                known = (_feature(before.tower, normalized(_reduced(batch.clean))) - answers.mean) / answers.std
+        above, below = both.chunk(2)
+        losses = quality_loss(answers, above, below, known, batch.strengths)
+        optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        nn.utils.clip_grad_norm_(parameters, 2.0)
+        optimizer.step()
+        follow(average, tower, step)
+        running = losses.detach() if step == first else 0.98 * running + 0.02 * losses.detach()
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == lesson.steps:
+            rate = (step + 1 - first) * PAIRS / (time.monotonic() - began)
+            said = told(running, "known", "order", "strengths")
+            print(f"step {step + 1}/{lesson.steps}  {said}  {rate:.0f} pairs/s", flush=True)
+            state |= {"tower": tower.state_dict(), "answers": answers.state_dict()}
+            state |= {"optimizer": optimizer.state_dict(), "step": step + 1}
+            partial = saved.with_suffix(".part")
+            torch.save(state, partial)
+            partial.replace(saved)
 
 
-def _rows(pairs: Pairs, count: int, rng: np.random.Generator) -> np.ndarray:
-    return rng.choice(len(pairs.photos), count, replace=False)
+def _reduced(pixels: Tensor) -> Tensor:
+    """Photos as the student sees them."""
+    if pixels.shape[3] == INPUT:
+        return pixels
+    return functional.interpolate(pixels, INPUT, mode="bilinear", antialias=True)
 
 
-def _halved(value: Tensor) -> Tensor:
-    return value.half() if value.is_floating_point() else value
+@torch.no_grad()
+def _statistics(tower: ResNetModel, pairs: DamagedPairs) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (W,) of the feature over photos of batches that training does not come to."""
+    extra = range(pairs.lesson.steps, pairs.lesson.steps + 20)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = torch.cat([_feature(tower, normalized(_reduced(pairs.batch(step).clean))) for step in extra])
+    return features.mean(0), features.std(0) + 1e-3
 
 
-def _done(saved: Path, lesson: Lesson) -> bool:
-    return saved.exists() and torch.load(saved, map_location="cpu", weights_only=True)["step"] >= lesson.steps
-
-
-def write_tower(saved: Path, out: Path) -> Path:
-    """As transformers reads it, in half precision."""
-    tower = Student().tower
-    tower.load_state_dict(torch.load(saved, map_location="cpu", weights_only=True)["average"])
-    out.mkdir(parents=True, exist_ok=True)
-    tower.half().save_pretrained(out)
-    (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSING, indent=2))
-    return out
+def _feature(tower: ResNetModel, pixels: Tensor) -> Tensor:
+    return tower(pixel_values=pixels).pooler_output.flatten(1).float()
