@@ -266,10 +266,15 @@ class Assessor:
         for row, total in enumerate(totals.tolist()):
             tags: list[dict[str, str]] = [{} for _ in self._facets]
             candidates = np.flatnonzero(telling[row])
-            for tag in candidates[np.argsort(-np.abs(z[row, candidates]), kind="stable")].tolist():
-                told = tags[self._facet_of[tag]]
-                if len(told) < TOP_FACET_TAGS and opposites[tag] not in told:
-                    told[names[tag]] = names[tag] if fits[row, tag] else f"less {names[tag]}"
+            candidates = candidates[np.lexsort((-np.abs(z[row, candidates]), self._facet_of[candidates]))]
+            ends = np.cumsum(np.bincount(self._facet_of[candidates], minlength=len(self._facets))).tolist()
+            ordered = candidates.tolist()
+            for told, start, end in zip(tags, [0, *ends], ends, strict=False):
+                for tag in ordered[start:end]:
+                    if len(told) == TOP_FACET_TAGS:
+                        break
+                    if opposites[tag] not in told:
+                        told[names[tag]] = names[tag] if fits[row, tag] else f"less {names[tag]}"
             facets = []
             for _, _, i in sorted((self._unnamed[i], -abs(share), i) for i, share in enumerate(total) if share != 0):
                 library, name = self._facets[i]
