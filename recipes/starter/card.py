@@ -40,7 +40,6 @@ def starter_card(
     )
     cost = verdicts.cost
     size, rate, memory = (cost.get(key, 0.0) for key in ("size on disk, MB", "photos a second", "peak memory, MB"))
-    side, closer = model.image_text.preprocess.size, model.encoder.preprocess.size if model.encoder else 0
     shown = verdicts.tags_shown if verdicts.tags_shown is not None else float("nan")
     return f"""# starter
 
@@ -54,10 +53,9 @@ tmcr.load("starter").assess("photo.jpg").score
 
 ## What it is
 
-A ResNet of {_millions(measured["vision parameters"])} million parameters that looks at photos of {side} × {side}
-pixels, joined by a projection to a one-layer text tower; a second ResNet, begun as a copy of the first, that learnt
-to tell photos from their damaged copies, at last at {closer} × {closer} pixels, before it was ranked; a prediction
-head. {size:.1f} MB in half precision.
+A ResNet of {_millions(measured["vision parameters"])} million parameters that looks at photos of 128 × 128 pixels,
+joined by a projection to a one-layer text tower; a second ResNet, begun as a copy of the first, that learnt to tell
+photos from their damaged copies before it was ranked; a prediction head. {size:.1f} MB in half precision.
 {rate:.0f} photos a second on {cost["threads"]:.0f} thread(s) of a CPU that others used too, {memory:.0f} MB of memory
 at most while it was examined.
 
@@ -110,8 +108,8 @@ One plain tag speaks for each look; the many others that mean the same are compa
 - Between different photos it is weak: {than_mean} (MSE {report.mse:.2f} against {mean_mse:.2f}).
   It likes what its raters liked, sunsets more than rubbish, and is often wrong about which is which.
   Train on your own ratings with a large encoder for work that matters.
-- It sees {side} × {side} pixels for its tags and {closer} × {closer} for the score: fine detail, focus on the eyes,
-  small faults and small text are beyond it, and the whole frame is squashed to a square.
+- It sees 128 × 128 pixels: fine detail, focus on the eyes, small faults and small text are beyond it, and the whole
+  frame is squashed to a square.
 - Damage below the mark that was set ({marks}): {", ".join(weak) or "none"}.
 - Attribute tags that follow a change of looks in under {100 * TAGS_WANTED:.0f} % of photos:
   {", ".join(deaf) or "none"}.

@@ -21,7 +21,7 @@ from confidence import calibrated
 from encoder import PREPROCESSING, build_encoder
 from photos import Photos, build_photos, read_photo
 from PIL import Image
-from quality import build_quality_encoder, closer_lesson, first_lesson
+from quality import build_quality_encoder
 from student import distil
 
 from tmcr.assessor import Assessor, load
@@ -101,7 +101,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000, help="distillation steps of 128 crops")
     parser.add_argument("--text-steps", type=int, default=4000)
     parser.add_argument("--quality-steps", type=int, default=1600, help="steps of 36 photos and their damaged copies")
-    parser.add_argument("--closer-steps", type=int, default=400, help="further ones, in which it sees more pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--install", action="store_true", help="replace the model in the package")
     options = parser.parse_args()
@@ -111,8 +110,9 @@ def main() -> None:
     measured = build_encoder(data, out / "encoder", steps=options.steps, text_steps=options.text_steps, seed=seed)
     photos = build_photos(data, out / "work")
     student = distil(data, out / "work", steps=options.steps, seed=seed)
-    lessons = first_lesson(options.quality_steps), closer_lesson(options.closer_steps)
-    measured |= build_quality_encoder(data, out / "quality", student, photos, PREPROCESSING, lessons, seed=seed)
+    measured |= build_quality_encoder(
+        data, out / "quality", student, photos, PREPROCESSING, steps=options.quality_steps, seed=seed
+    )
     write_pair_photos(data, photos, out / "pairs", seed)
     captions = {role: write_captioned(data, photos, role, out / "captions" / role) for role in ("calibrate", "test")}
 

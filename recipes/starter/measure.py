@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,7 @@ class Frozen:
         if not kept.exists():
             run = Run(config, kept.parent / "frozen", manifest=manifest)
             starting = run.starting_encoder()
+            views = PhotoViews(manifest.paths, starting.preprocess, seed=0, workers=2, flip=False)
             encoders = {
                 "ridge on the distilled tower": load_image_encoder(config.encoders.image_text),
                 "ridge on the tower that knows damage": starting,
@@ -57,9 +58,7 @@ class Frozen:
                 "ridge on hand-crafted features": np.stack([measure_photo(path) for path in manifest.paths]),
             }
             for name, encoder in encoders.items():
-                size = encoder.preprocess.size
-                encoder.preprocess = replace(starting.preprocess, size=size, resize_to=size)
-                views = PhotoViews(manifest.paths, encoder.preprocess, seed=0, workers=2, flip=False)
+                encoder.preprocess = starting.preprocess
                 arrays[name] = level_features(encoder, views, len(manifest), run.hardware, 32).double().numpy()
             np.savez(kept, **arrays)
         with np.load(kept) as arrays:

@@ -2,9 +2,8 @@
 
 Ratings say little about damage, and what the student has learnt of it at 128 pixels does not reach tilted,
 over-exposed and compressed copies. Here the whole tower learns from pairs alike in everything but the damage, which is
-done to larger photos by `tmcr.damage`, and keeps what it knew of undamaged photos. From a second, short lesson on it
-sees SIDE × SIDE pixels, which show better both what is in a photo and what spoils it. No rating and no rated photo has
-a part in it. Killed and started again, it goes on.
+done to larger photos by `tmcr.damage`, and keeps what it knew of undamaged photos. No rating and no rated photo has a
+part in it. Killed and started again, it goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import io
 import json
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +35,7 @@ OFTEN = {"tilted": 3.0, "badly_cropped": 2.5, "compressed": 2.5, "overexposed": 
 REFRAMED = "tilted", "badly_cropped"
 TILT, CUT = 14, 0.55  # degrees and share of the sides at strength 1, as in `tmcr.damage`
 OFF_CENTRE = 0.3, 0.7  # where a whole photo's frame lies between one rim and the other
-WEIGHT_DECAY = 0.05
-SIDE = 192  # pixels of what the tower sees in the end
+LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 1e-3, 0.05, 100
 GAP = 2.0  # by how much a copy of strength 1 shall lie below its photo
 SOFTNESS = 0.5  # over which the penalty of a wrong order fades out
 KNOWN_WEIGHT, STRENGTH_WEIGHT, NEAR_ZERO = 2.0, 4.0, 0.2
@@ -46,33 +43,8 @@ SAVE_EVERY = 100
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """How long and how fast the tower is taught.
-
-    Attributes:
-        learning_rate: the highest, reached after `warm_up` steps.
-        side: pixels of what the tower sees.
-        stream: which series of random draws its pairs come from.
-    """
-
-    steps: int
-    learning_rate: float
-    warm_up: int
-    side: int
-    stream: int
-
-
-def first_lesson(steps: int) -> Lesson:
-    return Lesson(steps, learning_rate=1e-3, warm_up=100, side=INPUT, stream=4)
-
-
-def closer_lesson(steps: int) -> Lesson:
-    return Lesson(steps, learning_rate=5e-4, warm_up=50, side=SIDE, stream=6)
-
-
-@dataclass(frozen=True)
 class PairBatch:
-    """`clean`, `damaged`: (PAIRS, 3, side, side) in 0..1. `strengths`: (PAIRS, kinds), zero but for one kind each."""
+    """`clean`, `damaged`: (PAIRS, 3, INPUT, INPUT) in 0..1. `strengths`: (PAIRS, kinds), zero but for one kind each."""
 
     clean: Tensor
     damaged: Tensor
@@ -80,21 +52,21 @@ class PairBatch:
 
 
 class DamagedPairs:
-    """Photos and their damaged copies; what batch a step gets depends on the seed, the lesson and the step alone."""
+    """Photos and their damaged copies; what batch a step gets depends on the seed and the step alone."""
 
-    def __init__(self, shards: Path, photos: Photos, lesson: Lesson, seed: int) -> None:
-        self.lesson, self.seed = lesson, seed
+    def __init__(self, shards: Path, photos: Photos, seed: int) -> None:
+        self.seed = seed
         self.files = trainable_files(shards, photos)
         chances = np.array([OFTEN.get(kind, 1.0) for kind in KINDS])
         self.chances = chances / chances.sum()
 
     def batch(self, step: int) -> PairBatch:
-        rng = np.random.default_rng([self.seed, self.lesson.stream, step])
+        rng = np.random.default_rng([self.seed, 4, step])
         chosen = rng.choice(len(self.files), PAIRS, replace=False)
         kinds = rng.choice(len(KINDS), PAIRS, p=self.chances)
         amounts = rng.uniform(WEAKEST, 1, PAIRS)
         views = [
-            _pair(self.files[photo], list(KINDS)[kind], float(amount), rng, self.lesson.side)
+            _pair(self.files[photo], list(KINDS)[kind], float(amount), rng)
             for photo, kind, amount in zip(chosen, kinds, amounts, strict=True)
         ]
         strengths = torch.zeros(PAIRS, len(KINDS))
@@ -105,20 +77,20 @@ class DamagedPairs:
         return PairBatch(clean, damaged, strengths)
 
 
-def _pair(file: bytes, kind: str, strength: float, rng: np.random.Generator, side: int) -> tuple[np.ndarray, ...]:
+def _pair(file: bytes, kind: str, strength: float, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """A photo and its damaged copy, each mirrored or not, as the tower sees them."""
     photo = Image.open(io.BytesIO(file)).convert("RGB")
     if kind in REFRAMED:
-        views = _reframed(photo, kind, strength, rng, 2 * side)
+        views = _reframed(photo, kind, strength, rng)
     else:
         whole = enlarged(photo, rng)
         views = whole, KINDS[kind](whole, strength)
-    seen = (np.asarray(view.resize((side, side), Image.Resampling.BICUBIC)) for view in views)
+    seen = (np.asarray(view.resize((INPUT, INPUT), Image.Resampling.BICUBIC)) for view in views)
     return tuple(view[:, ::-1] if rng.random() < 0.5 else view for view in seen)
 
 
 def _reframed(
-    photo: Image.Image, kind: str, strength: float, rng: np.random.Generator, side: int
+    photo: Image.Image, kind: str, strength: float, rng: np.random.Generator
 ) -> tuple[Image.Image, Image.Image]:
     """A photo and its tilted or badly cropped copy, as two views of one softened photo."""
     photo = softened(photo, rng)
@@ -129,7 +101,7 @@ def _reframed(
         most = rng.uniform(share, 1)  # the better frame shows the middle, or all
         middle = most / 2 + rng.uniform(*OFF_CENTRE, 2) * (1 - most)
         frames = cropped_frames(photo, share, (share / 2, share / 2), most, tuple(middle))
-    better, worse = seen_alike(frames, rng, side)
+    better, worse = seen_alike(frames, rng)
     return better, worse
 
 
@@ -174,62 +146,42 @@ def quality_loss(answers: Answers, clean: Tensor, damaged: Tensor, known: Tensor
 
 
 def build_quality_encoder(
-    data: Path,
-    out: Path,
-    student: Student,
-    photos: Photos,
-    preprocessing: dict[str, object],
-    lessons: Sequence[Lesson],
-    *,
-    seed: int,
+    data: Path, out: Path, student: Student, photos: Photos, preprocessing: dict[str, object], *, steps: int, seed: int
 ) -> dict[str, object]:
     """Write the tower to `out` as transformers reads it; working files go to `out`.parent / "work". Returns what the
     card tells of it.
     """
-    tower, taught = Student().tower, None
-    tower.load_state_dict(student.tower.state_dict())
-    for lesson in lessons:
-        saved = out.parent / "work" / f"quality-{_stamp(tower, lesson, seed)}.pt"
-        if not (saved.exists() and torch.load(saved, weights_only=True)["step"] >= lesson.steps):
-            _train(DamagedPairs(data / "photos", photos, lesson, seed), student, tower, taught, saved)
-        state = torch.load(saved, weights_only=True)
-        tower.load_state_dict(state["average"])
-        taught = state["answers"]
+    saved = out.parent / "work" / f"quality-{_stamp(student, steps, seed)}.pt"
+    if not (saved.exists() and torch.load(saved, weights_only=True)["step"] >= steps):
+        _train(DamagedPairs(data / "photos", photos, seed), student, saved, steps=steps, seed=seed)
+    student.tower.load_state_dict(torch.load(saved, weights_only=True)["average"])
     out.mkdir(exist_ok=True)
-    tower.to(memory_format=torch.contiguous_format).half().save_pretrained(out)
-    size = {"height": lessons[-1].side, "width": lessons[-1].side}
-    (out / "preprocessor_config.json").write_text(json.dumps(preprocessing | {"size": size}, indent=2))
-    return {"pairs seen": sum(lesson.steps for lesson in lessons) * PAIRS, "side": lessons[-1].side}
+    student.tower.to(memory_format=torch.contiguous_format).half().save_pretrained(out)
+    (out / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2))
+    return {"pairs seen": steps * PAIRS}
 
 
-def _stamp(tower: ResNetModel, lesson: Lesson, seed: int) -> str:
-    """What the lesson depends on, so that another tower does not get the one of the last."""
+def _stamp(student: Student, steps: int, seed: int) -> str:
+    """What the tower depends on, so that another student does not get the one of the last."""
     sources = [(Path(__file__).parent / name).read_text() for name in ("quality.py", "reframing.py")]
-    digest = hashlib.sha256(f"{lesson} {seed} {sources}".encode())
-    for value in tower.state_dict().values():
+    digest = hashlib.sha256(f"{steps} {seed} {sources}".encode())
+    for value in student.tower.state_dict().values():
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()[:12]
 
 
-def learning_rate(step: int, lesson: Lesson) -> float:
+def learning_rate(step: int, steps: int) -> float:
     """A short rise, then half a cosine down to zero."""
-    rise = min(1.0, (step + 1) / lesson.warm_up)
-    return lesson.learning_rate * rise * (1 + math.cos(math.pi * step / lesson.steps)) / 2
+    return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def _train(
-    pairs: DamagedPairs, student: Student, tower: ResNetModel, taught: dict[str, Tensor] | None, saved: Path
-) -> None:
-    """Teach `tower`, in place; `taught`: state of the `Answers` of the lesson before."""
-    lesson, seed = pairs.lesson, pairs.seed
+def _train(pairs: DamagedPairs, student: Student, saved: Path, *, steps: int, seed: int) -> None:
     torch.manual_seed(seed)
-    tower = tower.to(memory_format=torch.channels_last)
+    tower: ResNetModel = student.tower.to(memory_format=torch.channels_last)
     before = Student()
     before.load_state_dict(student.state_dict())
     before = before.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    answers = Answers(*_statistics(before.tower, pairs))
-    if taught is not None:
-        answers.load_state_dict(taught)
+    answers = Answers(*_statistics(before.tower, pairs, steps))
     parameters = list(tower.parameters())
     optimizer = torch.optim.AdamW(
         [
@@ -253,14 +205,14 @@ def _train(
     tower.train()
     began, running = time.monotonic(), torch.zeros(3)
     # One thread prepares; the other core computes.
-    for step, batch in enumerate(ordered_map(pairs.batch, range(first, lesson.steps), workers=1, ahead=3), first):
+    for step, batch in enumerate(ordered_map(pairs.batch, range(first, steps), workers=1, ahead=3), first):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, lesson)
+            group["lr"] = learning_rate(step, steps)
         clean = normalized(batch.clean)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             both = _feature(tower, torch.cat([clean, normalized(batch.damaged)]))
             with torch.no_grad():
-                known = (_feature(before.tower, normalized(_reduced(batch.clean))) - answers.mean) / answers.std
+                known = (_feature(before.tower, clean) - answers.mean) / answers.std
         above, below = both.chunk(2)
         losses = quality_loss(answers, above, below, known, batch.strengths)
         optimizer.zero_grad(set_to_none=True)
@@ -269,10 +221,10 @@ def _train(
         optimizer.step()
         follow(average, tower, step)
         running = losses.detach() if step == first else 0.98 * running + 0.02 * losses.detach()
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == lesson.steps:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             rate = (step + 1 - first) * PAIRS / (time.monotonic() - began)
             said = told(running, "known", "order", "strengths")
-            print(f"step {step + 1}/{lesson.steps}  {said}  {rate:.0f} pairs/s", flush=True)
+            print(f"step {step + 1}/{steps}  {said}  {rate:.0f} pairs/s", flush=True)
             state |= {"tower": tower.state_dict(), "answers": answers.state_dict()}
             state |= {"optimizer": optimizer.state_dict(), "step": step + 1}
             partial = saved.with_suffix(".part")
@@ -280,19 +232,11 @@ def _train(
             partial.replace(saved)
 
 
-def _reduced(pixels: Tensor) -> Tensor:
-    """Photos as the student sees them."""
-    if pixels.shape[3] == INPUT:
-        return pixels
-    return functional.interpolate(pixels, INPUT, mode="bilinear", antialias=True)
-
-
 @torch.no_grad()
-def _statistics(tower: ResNetModel, pairs: DamagedPairs) -> tuple[Tensor, Tensor]:
+def _statistics(tower: ResNetModel, pairs: DamagedPairs, steps: int) -> tuple[Tensor, Tensor]:
     """Mean and deviation (W,) of the feature over photos of batches that training does not come to."""
-    extra = range(pairs.lesson.steps, pairs.lesson.steps + 20)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        features = torch.cat([_feature(tower, normalized(_reduced(pairs.batch(step).clean))) for step in extra])
+        features = torch.cat([_feature(tower, normalized(pairs.batch(steps + extra).clean)) for extra in range(20)])
     return features.mean(0), features.std(0) + 1e-3
 
 

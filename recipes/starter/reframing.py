@@ -30,9 +30,9 @@ class Frame:
     centre: tuple[float, ...] = (0.5, 0.5)
     degrees: float = 0.0
 
-    def view(self, side: int) -> Image.Image:
-        """Squashed to side × side."""
-        photo = self.photo
+    def view(self) -> Image.Image:
+        """Squashed to 2 INPUT × 2 INPUT."""
+        photo, side = self.photo, 2 * INPUT
         cosine, sine = np.cos(np.radians(self.degrees)), np.sin(np.radians(self.degrees))
         across, down = self.share * photo.width / side, self.share * photo.height / side  # photo pixels for a view's
         x, y = self.centre[0] * photo.width, self.centre[1] * photo.height
@@ -82,13 +82,13 @@ def cropped_frames(
     return Frame(scaled(photo, share / whole), whole, whole_centre), Frame(photo, share, centre)
 
 
-def seen_alike(frames: Sequence[Frame], rng: np.random.Generator, side: int = 2 * INPUT) -> list[Image.Image]:
-    """What the frames show, squashed to side × side, after the same sharpening, noise and compression."""
+def seen_alike(frames: Sequence[Frame], rng: np.random.Generator) -> list[Image.Image]:
+    """What the frames show, after the same sharpening, noise and compression."""
     sharpened = sharpening(rng)
     quality, noise = int(rng.uniform(*QUALITY)), rng.uniform(0, NOISE)
     views = []
     for frame in frames:
-        pixels = np.asarray(frame.view(side).filter(sharpened), dtype=np.float32)
+        pixels = np.asarray(frame.view().filter(sharpened), dtype=np.float32)
         pixels = np.clip(pixels + rng.normal(0, noise, pixels.shape), 0, 255)
         buffer = io.BytesIO()
         Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG", quality=quality)
