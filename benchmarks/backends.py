@@ -22,7 +22,7 @@ from benchmarks.timing import alternated
 from tmcr.assessor import Assessor, load
 from tmcr.backends import OnnxBackend, OpenVinoBackend
 from tmcr.errors import TmcrError
-from tmcr.export import LEVEL_PIXELS, TAG_PIXELS, export_onnx
+from tmcr.export import export_onnx, exported_inputs
 from tmcr.hardware import Hardware
 from tmcr.preparation import Prepared
 from tmcr.quantization import quantize_onnx
@@ -80,7 +80,7 @@ def _builders(assessor: Assessor, folder: Path, held_back: Sequence[Prepared]) -
 
     def quantised() -> Path:
         if not small.exists():
-            quantize_onnx(exported(), small, _batches(held_back))
+            quantize_onnx(exported(), small, _batches(assessor, held_back))
         return small
 
     def by(backend: type[OnnxBackend] | type[OpenVinoBackend], file: Callable[[], Path]) -> Callable[[], Assessor]:
@@ -132,10 +132,11 @@ def large(*, count: int, rounds: int) -> Iterator[Result]:
         )  # fmt: skip
 
 
-def _batches(photos: Sequence[Prepared]) -> Iterator[dict[str, NDArray[np.float32]]]:
+def _batches(assessor: Assessor, photos: Sequence[Prepared]) -> Iterator[dict[str, NDArray[np.float32]]]:
     for start in range(0, len(photos), BATCH):
         batch = photos[start : start + BATCH]
-        yield {
-            TAG_PIXELS: np.stack([each.for_tags for each in batch if each.for_tags is not None]),
-            LEVEL_PIXELS: np.stack([each.for_levels for each in batch if each.for_levels is not None]),
-        }
+        tags, levels = (
+            torch.from_numpy(np.stack([pixels for pixels in seen if pixels is not None]))
+            for seen in ([each.for_tags for each in batch], [each.for_levels for each in batch])
+        )
+        yield exported_inputs(assessor.model, tags, levels)

@@ -21,6 +21,7 @@ from benchmarks.photos import SMALL, write_photos
 from benchmarks.record import Result, result
 from benchmarks.timing import Samples, alternated
 from tmcr.assessor import Assessor, load
+from tmcr.encoders import pixel_values
 from tmcr.hardware import Hardware
 from tmcr.preparation import Prepared
 
@@ -104,12 +105,13 @@ def count_flops(step: Callable[[], object]) -> int:
 def encode_in_this_thread(assessor: Assessor, photo: Prepared) -> None:
     """Both encoders over one photo; the counter does not see the threads of a backend."""
     with torch.inference_mode():
-        for encode_one, pixels in (
-            (assessor.image_text.encode_images, photo.for_tags),
-            (assessor.model.encoder, photo.for_levels),
+        for encoder, encode_one, pixels in (
+            (assessor.image_text, assessor.image_text.encode_images, photo.for_tags),
+            (assessor.model.encoder, assessor.model.encoder, photo.for_levels),
         ):
-            if encode_one is not None and pixels is not None:
-                encode_one(torch.from_numpy(pixels)[None].to(assessor.hardware.device))
+            if encoder is not None and encode_one is not None and pixels is not None:
+                seen = torch.from_numpy(pixels)[None].to(assessor.hardware.device)
+                encode_one(pixel_values(seen, encoder.preprocess))
 
 
 def fastest(products: list[Product], *, rounds: int) -> tuple[Product, Samples]:

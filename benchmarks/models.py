@@ -83,10 +83,15 @@ class RandomProjection:
         self._to_levels = torch.randn(192, level_width, generator=generator)
 
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        embeddings = normalize(adaptive_avg_pool2d(tag_pixels, 8).flatten(1) @ self._to_embedding, dim=1)
+        embeddings = normalize(_blurred(tag_pixels) @ self._to_embedding, dim=1)
         if level_pixels is None:
             return embeddings, None
-        return embeddings, adaptive_avg_pool2d(level_pixels, 8).flatten(1) @ self._to_levels
+        return embeddings, _blurred(level_pixels) @ self._to_levels
+
+
+def _blurred(pixels: Tensor) -> Tensor:
+    """(B, 192) of pixels (B, H, W, 3)."""
+    return adaptive_avg_pool2d(pixels.permute(0, 3, 1, 2).float() / 255 - 0.5, 8).flatten(1)
 
 
 def with_random_projection(assessor: Assessor) -> Assessor:

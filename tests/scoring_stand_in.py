@@ -68,7 +68,7 @@ class StandIn:
         self.batches.append(len(batch))
         self.prepared += [photo.name for photo in batch]
         self._after_batch()
-        return torch.tensor([[float(photo.for_tags.mean())] for photo in batch]), None
+        return torch.tensor([[float(photo.for_tags.mean()) / 255] for photo in batch]), None
 
     def verdicts(self, batch: Sequence[Prepared], similarities: torch.Tensor, features: None) -> list[Assessment]:
         return [

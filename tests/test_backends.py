@@ -24,7 +24,7 @@ from tmcr.backends import TOLERANCES, default_export, open_backend
 from tmcr.damage import write_demo_photos
 from tmcr.encoders import load_image_encoder, load_image_text_encoder
 from tmcr.errors import ConfigError, ModelError
-from tmcr.export import LEVEL_PIXELS, TAG_PIXELS, export_onnx
+from tmcr.export import LEVEL_PIXELS, TAG_PIXELS, export_onnx, exported_inputs
 from tmcr.hardware import Hardware
 from tmcr.network import HeadConfig, PredictionHead
 from tmcr.quantization import _LAYERS, _kept_exact, export_int8, quantize_onnx
@@ -71,9 +71,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def small(reference: Assessor, exported: Path) -> Path:
     """The exported file in 8 bits, calibrated on real photos, as a user's would be, and on damaged copies of them."""
     prepared = [reference.prepare(path) for path in write_demo_photos(exported.parent / "calibration")]
-    pixels = {TAG_PIXELS: np.stack([photo.for_tags for photo in prepared])}
-    if reference.model.encoder is not None:
-        pixels[LEVEL_PIXELS] = np.stack([photo.for_levels for photo in prepared])
+    tags = torch.from_numpy(np.stack([photo.for_tags for photo in prepared]))
+    levels = torch.from_numpy(np.stack([photo.for_levels for photo in prepared]))
+    pixels = exported_inputs(reference.model, tags, levels)
     quantize_onnx(exported, exported.with_name("small.onnx"), iter([pixels]))
     return exported.with_name("small.onnx")
 

@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hostile_photos import scene
 from PIL import Image
 
+from tmcr.encoders import pixel_values
 from tmcr.errors import ModelError
 from tmcr.preprocess import PreprocessSpec, official_image, official_image_text
 
@@ -107,3 +109,15 @@ def test_transformers_configurations_are_understood() -> None:
 def test_impossible_specifications_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ModelError, match="preprocessing"):
         PreprocessSpec(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "letterbox"])
+def test_an_encoders_input_of_what_it_sees_is_that_of_preprocessing_to_the_last_bit(resize: str) -> None:
+    spec = PreprocessSpec(24, resize, 28, mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
+    images = [scene(70, 50, seed=seed) for seed in range(3)]
+    seen = torch.from_numpy(np.stack([spec.pixels(image) for image in images]))
+    assert seen.dtype == torch.uint8
+    assert seen.shape == (3, 24, 24, 3)
+    values = pixel_values(seen, spec)
+    assert torch.equal(values, torch.from_numpy(np.stack([spec(image) for image in images])))
+    assert values.is_contiguous(memory_format=torch.channels_last)

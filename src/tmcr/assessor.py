@@ -367,8 +367,8 @@ def _largest(values: NDArray[np.floating], count: int) -> NDArray[np.int64]:
     return candidates[np.argsort(-values[candidates], kind="stable")][:count]
 
 
-def _stack(arrays: list[NDArray[np.float32] | None], pinned: bool) -> Tensor:
+def _stack(arrays: list[NDArray[np.uint8] | None], pinned: bool) -> Tensor:
     there = [array for array in arrays if array is not None]
-    batch = torch.empty((len(there), *there[0].shape), pin_memory=pinned)
+    batch = torch.empty((len(there), *there[0].shape), dtype=torch.uint8, pin_memory=pinned)
     np.stack(there, out=batch.numpy())
     return batch

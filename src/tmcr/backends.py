@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,16 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from tmcr.encoders import ImageEncoder, ImageTextEncoder
+from tmcr.encoders import ImageEncoder, ImageTextEncoder, pixel_values
 from tmcr.errors import ConfigError, ModelError, first_line
-from tmcr.export import EMBEDDING, LEVEL_PIXELS, LEVELS, METADATA, TAG_PIXELS, export_info, export_onnx
+from tmcr.export import EMBEDDING, LEVELS, METADATA, export_info, export_onnx, exported_inputs
 from tmcr.features import EncoderUse, Encoding
 from tmcr.hardware import Hardware, keep_freed_memory, processors, torch_threads
 from tmcr.modelfolder import TrainedModel
+from tmcr.preprocess import PreprocessSpec
 
 QUANTIZER = "onnx.quantize"  # what ONNX Runtime's quantiser signs its files with
 BackendName = Literal["torch", "compile", "onnx", "openvino"]
@@ -44,7 +46,8 @@ TOLERANCES = {
 
 
 class Backend(Protocol):
-    """Encoders at work: pixels for both, (B, 3, H, W) on the CPU → embeddings (B, E), level features (B, W).
+    """Encoders at work: what each of them sees, uint8 (B, H, W, 3) on the CPU → embeddings (B, E), level features
+    (B, W). Where both see the same, they are given the same tensor.
 
     Attributes:
         name: one of `BackendName`.
@@ -82,6 +85,8 @@ class TorchBackend:
             keep_freed_memory()
         self.arithmetic = hardware.arithmetic
         self._image_text = image_text.to(hardware.device)
+        self._tag_preprocess = image_text.preprocess
+        self._level_preprocess = model.encoder.preprocess if model.encoder is not None else image_text.preprocess
         self._encoder = model.encoder.to(hardware.device).eval() if model.encoder is not None else None
 
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -89,7 +94,7 @@ class TorchBackend:
             return self._encode(tag_pixels, level_pixels)
         count = min(self._threads, len(tag_pixels))
         tags = tag_pixels.tensor_split(count)
-        levels = level_pixels.tensor_split(count) if level_pixels is not None else [None] * count
+        levels = _split_alike(level_pixels, tag_pixels, tags)
         with torch_threads(self._threads // count):
             pieces = list(self._pool.map(partial(self._encode, threads=self._threads // count), tags, levels))
         features = [piece for _, piece in pieces if piece is not None]
@@ -103,9 +108,14 @@ class TorchBackend:
             torch.set_num_threads(threads)  # counts for the thread that says it
         features = None
         with self._hardware.autocast():
-            embedded = self._image_text.encode_images(self._on_device(tag_pixels))
+            tag_values = pixel_values(self._on_device(tag_pixels), self._tag_preprocess)
+            embedded = self._image_text.encode_images(tag_values)
             if self._encoder is not None and level_pixels is not None:
-                features = self._encoder(self._on_device(level_pixels)).float()
+                same = level_pixels is tag_pixels and self._level_preprocess == self._tag_preprocess
+                level_values = (
+                    tag_values if same else pixel_values(self._on_device(level_pixels), self._level_preprocess)
+                )
+                features = self._encoder(level_values).float()
         return embedded.float(), features
 
     def _on_device(self, pixels: Tensor) -> Tensor:
@@ -115,8 +125,15 @@ class TorchBackend:
         return pixels.to(self._hardware.device)
 
 
+def _split_alike(level_pixels: Tensor | None, tag_pixels: Tensor, tags: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Level pixels in as many pieces; the same pieces where both encoders see the same."""
+    if level_pixels is None:
+        return [None] * len(tags)
+    return tags if level_pixels is tag_pixels else level_pixels.tensor_split(len(tags))
+
+
 class _Graph:
-    """A tower over one number of photos as a CUDA graph: one launch for all of its kernels."""
+    """A tower over what one number of photos shows as a CUDA graph: one launch for all of its kernels."""
 
     def __init__(self, tower: Callable[[Tensor], Tensor], pixels: Tensor, device: torch.device) -> None:
         self._pixels = pixels.to(device, copy=True)
@@ -137,6 +154,12 @@ class _Graph:
         return self._answer[: len(pixels)].clone()  # the next replay overwrites the answer
 
 
+def _compiled(tower: nn.Module, preprocess: PreprocessSpec) -> Callable[[Tensor], Tensor]:
+    """A compiled tower that takes what it sees, (B, H, W, 3)."""
+    run = torch.compile(tower, dynamic=False)
+    return lambda pixels: run(pixel_values(pixels, preprocess))
+
+
 class CompiledBackend(TorchBackend):
     """Torch with both encoders compiled for this machine; on a GPU, replayed as CUDA graphs.
 
@@ -151,9 +174,8 @@ class CompiledBackend(TorchBackend):
         self._photos = 0  # of one pass
         self._compiling = threading.Lock()
         self._graphs: dict[Callable[[Tensor], Tensor], _Graph] = {}  # on a GPU, for as many photos
-        compiled = partial(torch.compile, dynamic=False)
-        self._tower = compiled(image_text.image_tower)
-        self._level_tower = compiled(self._encoder) if self._encoder is not None else None
+        self._tower = _compiled(image_text.image_tower, self._tag_preprocess)
+        self._level_tower = _compiled(self._encoder, self._level_preprocess) if self._encoder is not None else None
 
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         photos = -(-len(tag_pixels) // self._threads)
@@ -221,15 +243,16 @@ class OnnxBackend:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         except Exception as error:  # the runtime's own error classes are not public
             raise ModelError(f"{file}: cannot be loaded ({first_line(error)}); export the model again") from None
+        self._model = model
         meta = self._session.get_modelmeta()
         _check(meta.custom_metadata_map.get(METADATA), model, file)
         self.arithmetic = _int8(file) if meta.producer_name == QUANTIZER else "fp32"
 
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        inputs = {TAG_PIXELS: tag_pixels.numpy()}
+        inputs = _inputs(self._model, tag_pixels, level_pixels)
         if level_pixels is None:
             return torch.from_numpy(self._session.run([EMBEDDING], inputs)[0]), None
-        embeddings, features = self._session.run([EMBEDDING, LEVELS], inputs | {LEVEL_PIXELS: level_pixels.numpy()})
+        embeddings, features = self._session.run([EMBEDDING, LEVELS], inputs)
         return torch.from_numpy(embeddings), torch.from_numpy(features)
 
 
@@ -260,14 +283,12 @@ class OpenVinoBackend:
             quantised = any(node.get_type_name() == "FakeQuantize" for node in network.get_ops())
             self.arithmetic = _int8(file) if quantised else hardware.arithmetic
             self._network = core.compile_model(network, "CPU", settings)
+            self._model = model
         except RuntimeError as error:
             raise ModelError(f"{file}: cannot be loaded ({first_line(error)}); export the model again") from None
 
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        inputs = {TAG_PIXELS: tag_pixels.numpy()}
-        if level_pixels is not None:
-            inputs[LEVEL_PIXELS] = level_pixels.numpy()
-        found = self._network(inputs)
+        found = self._network(_inputs(self._model, tag_pixels, level_pixels))
         embeddings = torch.from_numpy(np.array(found[EMBEDDING]))
         return embeddings, torch.from_numpy(np.array(found[LEVELS])) if level_pixels is not None else None
 
@@ -318,6 +339,11 @@ def default_export(model: TrainedModel) -> Path:
     """Where a model's exported file is kept: the user's cache folder, by the model's hash."""
     base = os.environ.get("TMCR_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "tmcr")
     return Path(base).expanduser() / "exports-2" / f"{model.hash[:24]}.onnx"
+
+
+def _inputs(model: TrainedModel, tag_pixels: Tensor, level_pixels: Tensor | None) -> dict[str, NDArray[np.float32]]:
+    with torch_threads(processors()):  # those of the runtime have nothing to do meanwhile
+        return exported_inputs(model, tag_pixels, level_pixels)
 
 
 def _weights_hash(encoder: ImageEncoder) -> str:

@@ -7,6 +7,7 @@ fetched but by `resolve_source`, and only safetensors weights are read.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -68,6 +70,24 @@ def resolve_source(source: str, *, revision: str | None = None, offline: bool = 
             f"{source} cannot be had (looked in {looked}; {type(error).__name__}); "
             "give a local folder instead of the id, or set HF_ENDPOINT to a mirror"
         ) from None
+
+
+def pixel_values(pixels: Tensor, preprocess: PreprocessSpec) -> Tensor:
+    """An encoder's input (B, 3, H, W) of what it shall see, (B, H, W, 3) in 0..255, on the same device; for one photo,
+    that of `preprocess` to the last bit. Channels are last in memory.
+    """
+    mean, factor = _scaling_of_a_row(preprocess, pixels.shape[2], pixels.device)
+    values = pixels.flatten(2).float()
+    return values.sub_(mean).mul_(factor).view(pixels.shape).permute(0, 3, 1, 2)
+
+
+@functools.cache
+def _scaling_of_a_row(preprocess: PreprocessSpec, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`preprocess.scaling` for a row of pixels: (3 · width,) each. Three numbers alone would make short loops of long
+    ones; and a CUDA graph cannot fetch them anew.
+    """
+    mean, factor = (torch.from_numpy(np.tile(each, width)).to(device) for each in preprocess.scaling())
+    return mean, factor
 
 
 class ImageTower(nn.Module):

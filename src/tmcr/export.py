@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tmcr.encoders import ImageEncoder, ImageTower
+from tmcr.encoders import ImageEncoder, ImageTower, pixel_values
 from tmcr.errors import ModelError, first_line
 from tmcr.matching import match
 from tmcr.modelfolder import TrainedModel
@@ -45,6 +47,21 @@ class WholeModel(nn.Module):
             return self.head(similarities, None).softmax(1), similarities, embedding
         features = self.encoder(level_pixels)
         return self.head(similarities, features).softmax(1), similarities, embedding, features
+
+
+def exported_inputs(
+    model: TrainedModel, tag_pixels: Tensor, level_pixels: Tensor | None
+) -> dict[str, NDArray[np.float32]]:
+    """What the file takes, by name, of what the encoders see: uint8 (B, H, W, 3), the same tensor for both if they see
+    the same.
+    """
+    tags = pixel_values(tag_pixels, model.image_text.preprocess).contiguous().numpy()
+    if level_pixels is None or model.encoder is None:
+        return {TAG_PIXELS: tags}
+    if level_pixels is tag_pixels and model.encoder.preprocess == model.image_text.preprocess:
+        return {TAG_PIXELS: tags, LEVEL_PIXELS: tags}
+    levels = pixel_values(level_pixels, model.encoder.preprocess).contiguous().numpy()
+    return {TAG_PIXELS: tags, LEVEL_PIXELS: levels}
 
 
 @dataclass(frozen=True)

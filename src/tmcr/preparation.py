@@ -19,15 +19,15 @@ class Prepared:
     Attributes:
         name: what the photo is called in results.
         size: width and height of the upright photo, however small it was decoded.
-        for_tags: pixels (3, H, W) for the image–text encoder.
-        for_levels: pixels (3, H, W) for the level encoder, None where the model has none.
+        for_tags: what the image–text encoder sees, (H, W, 3) in 0..255; see `tmcr.encoders.pixel_values`.
+        for_levels: the same for the level encoder, None where the model has none.
         error: why there are no pixels.
     """
 
     name: str
     size: tuple[int, int] | None = None
-    for_tags: NDArray[np.float32] | None = None
-    for_levels: NDArray[np.float32] | None = None
+    for_tags: NDArray[np.uint8] | None = None
+    for_levels: NDArray[np.uint8] | None = None
     error: ImageError | None = None
 
 
@@ -47,7 +47,7 @@ class Preparation:
             image = decode(photo, target_side=side, limits=self.limits)
         except ImageError as error:
             return Prepared(name, error=error)
-        for_tags = self.for_tags(image)
+        for_tags = self.for_tags.pixels(image)
         if self.for_levels is None or self.for_levels == self.for_tags:
             return Prepared(name, full_size(image), for_tags, for_tags if self.for_levels else None)
-        return Prepared(name, full_size(image), for_tags, self.for_levels(image))
+        return Prepared(name, full_size(image), for_tags, self.for_levels.pixels(image))

@@ -61,12 +61,14 @@ class PreprocessSpec:
         """Shorter side that a decoded photo should at least have."""
         return self.resize_to
 
-    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """Pixel values (3, size, size) of an RGB image, as for scoring: the centre is taken."""
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """What is seen of an RGB image when it is scored, the centre: (size, size, 3)."""
         resized = self._resized(image)
-        return self._normalized(
-            self._crop(resized, (resized.width - self.size) // 2, (resized.height - self.size) // 2)
-        )
+        return np.asarray(self._crop(resized, (resized.width - self.size) // 2, (resized.height - self.size) // 2))
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """Pixel values (3, size, size) of an RGB image, as for scoring."""
+        return self._normalized(self.pixels(image))
 
     def random_view(self, image: Image.Image, rng: np.random.Generator, *, flip: bool = True) -> NDArray[np.float32]:
         """Pixel values (3, size, size) of a random crop, mirrored half of the time if `flip`, as for training."""
@@ -76,7 +78,7 @@ class PreprocessSpec:
         crop = self._crop(resized, left, top)
         if rng.random() < 0.5 and flip:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return self._normalized(crop)
+        return self._normalized(np.asarray(crop))
 
     def with_margin(self, factor: float, *, squash: bool) -> PreprocessSpec:
         """The same, cropped from an image `factor` times as large, the whole frame squashed into it if `squash`."""
@@ -154,12 +156,17 @@ class PreprocessSpec:
     def _crop(self, image: Image.Image, left: int, top: int) -> Image.Image:
         return image.crop((left, top, left + self.size, top + self.size))
 
-    def _normalized(self, image: Image.Image) -> NDArray[np.float32]:
-        pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
-        std = 255 * np.asarray(self.std)[:, None, None]
-        pixels -= (255 * np.asarray(self.mean)[:, None, None]).astype(np.float32)
-        pixels *= (1 / std).astype(np.float32)
-        return pixels
+    def scaling(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(3,) each: what is taken from a pixel of 0..255, and what the rest is multiplied by."""
+        mean, std = 255 * np.asarray(self.mean), 255 * np.asarray(self.std)
+        return mean.astype(np.float32), (1 / std).astype(np.float32)
+
+    def _normalized(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        mean, factor = self.scaling()
+        values = pixels.transpose(2, 0, 1).astype(np.float32, order="C")
+        values -= mean[:, None, None]
+        values *= factor[:, None, None]
+        return values
 
 
 def _within_aspect(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tmcr.encoders import ImageEncoder, ImageTextEncoder
+from tmcr.encoders import ImageEncoder, ImageTextEncoder, pixel_values
 from tmcr.errors import ConfigError, ModelError
 from tmcr.hardware import Hardware
 from tmcr.matching import match, similarity_moments, text_matrix
@@ -152,17 +152,17 @@ def _look_at(
     embeddings, levels = [], []
     stream = ordered_map(prepare, photos, workers=hardware.photo_workers, ahead=2 * batch_size)
     for batch in batched((photo for photo in stream if photo.error is None), batch_size):
-        embeddings.append(
-            image_text.encode_images(_pixels([photo.for_tags for photo in batch], hardware)).float().cpu()
-        )
-        levels.append(encoder(_pixels([photo.for_levels for photo in batch], hardware)).float().cpu())
+        tag_pixels = _on_device([photo.for_tags for photo in batch], hardware)
+        level_pixels = _on_device([photo.for_levels for photo in batch], hardware)
+        embeddings.append(image_text.encode_images(pixel_values(tag_pixels, image_text.preprocess)).float().cpu())
+        levels.append(encoder(pixel_values(level_pixels, encoder.preprocess)).float().cpu())
     if sum(map(len, embeddings)) < 2:
         raise ConfigError(f"of {len(photos)} reference photos fewer than two can be read; give others, or none")
     encoder.cpu()
     return _Seen(torch.cat(embeddings), torch.cat(levels))
 
 
-def _pixels(arrays: list[NDArray[np.float32] | None], hardware: Hardware) -> Tensor:
+def _on_device(arrays: list[NDArray[np.uint8] | None], hardware: Hardware) -> Tensor:
     return torch.from_numpy(np.stack([array for array in arrays if array is not None])).to(hardware.device)
 
 

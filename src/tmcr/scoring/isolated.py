@@ -121,14 +121,14 @@ def _prepared(name: str, reply: dict[str, Any], body: bytes) -> Prepared:
         known = reply["reason"] in get_args(ImageReason)
         reason = cast(ImageReason, reply["reason"] if known else "crashed")
         return Prepared(name, error=ImageError(reason, str(reply["detail"]), name))
-    arrays: list[NDArray[np.float32] | None] = []
+    arrays: list[NDArray[np.uint8] | None] = []
     start = 0
     for shape in reply["shapes"]:
         if shape is None:
             arrays.append(None)
             continue
-        end = start + 4 * int(np.prod(shape))
-        arrays.append(np.frombuffer(body[start:end], np.float32).reshape(shape))
+        end = start + int(np.prod(shape))
+        arrays.append(np.frombuffer(body[start:end], np.uint8).reshape(shape))
         start = end
     width, height = reply["size"]
     for_tags, for_levels = arrays
@@ -172,7 +172,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
             _send(replies, {"reason": prepared.error.reason, "detail": prepared.error.detail})
             continue
         arrays = (prepared.for_tags, prepared.for_levels)
-        body = b"".join(np.ascontiguousarray(each, np.float32).tobytes() for each in arrays if each is not None)
+        body = b"".join(each.tobytes() for each in arrays if each is not None)
         shapes = [each.shape if each is not None else None for each in arrays]
         _send(replies, {"size": prepared.size, "shapes": shapes}, body)
 
