@@ -110,7 +110,7 @@ def encode_in_this_thread(assessor: Assessor, photo: Prepared) -> None:
             (assessor.model.encoder, assessor.model.encoder, photo.for_levels),
         ):
             if encoder is not None and encode_one is not None and pixels is not None:
-                seen = torch.from_numpy(pixels)[None].to(assessor.hardware.device)
+                seen = torch.from_numpy(pixels[None].copy()).to(assessor.hardware.device)
                 encode_one(pixel_values(seen, encoder.preprocess))
 
 
