@@ -56,7 +56,7 @@ def bundled(*, count: int, rounds: int, calibration: int) -> Iterator[Result]:
             except (Skipped, TmcrError, RuntimeError) as why:
                 ways.pop(way, None)
                 yield Result(f"{way}", note=f"skipped: {str(why).splitlines()[0][:160]}")
-        steps = {way: lambda each=each: encode(each, prepared, batch) for way, each in ways.items()}
+        steps = {way: partial(encode, each, prepared, batch) for way, each in ways.items()}
         seconds = alternated(steps, rounds=rounds)
         exact = np.array(scores(assessor, prepared, batch))
         for way, each in ways.items():

@@ -31,7 +31,8 @@ def table(rows: Sequence[Result]) -> str:
     """Results as Markdown, with machine and dates above."""
     if not rows:
         return "Nothing has been measured yet.\n"
-    machines = sorted({row.machine for row in rows})
+    gpus = sorted({row.device for row in rows} - {"", "cpu"})
+    machines = gpus + sorted({row.machine for row in rows})
     dates = sorted({row.date[:10] for row in rows})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     text = f"{'; '.join(machines)}; {when}. Medians of repeats; in brackets, the smallest and the largest ratio.\n\n"

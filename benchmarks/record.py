@@ -136,14 +136,7 @@ def this_machine() -> str:
         memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "pillow")]
     system = f"{platform.system()} {platform.machine()}"
-    processor = f"{_gpu()}{_processor()}, {cores} cores{memory}"
-    return f"{processor}, {system}, Python {platform.python_version()}, {', '.join(versions)}"
-
-
-def _gpu() -> str:
-    import torch
-
-    return f"{torch.cuda.get_device_name()}; " if torch.cuda.is_available() else ""
+    return f"{_processor()}, {cores} cores{memory}, {system}, Python {platform.python_version()}, {', '.join(versions)}"
 
 
 def _processor() -> str:

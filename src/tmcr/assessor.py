@@ -150,12 +150,8 @@ class Assessor:
         `encoding`.
         """
         pinned = self.hardware.device.type == "cuda"  # where a GPU can fetch them by itself
-        tag_pixels = _stack([photo.for_tags for photo in batch], pinned)
-        if self.model.encoder is None:
-            return self._backend(tag_pixels, None)
-        if all(photo.for_levels is photo.for_tags for photo in batch):
-            return self._backend(tag_pixels, tag_pixels)
-        return self._backend(tag_pixels, _stack([photo.for_levels for photo in batch], pinned))
+        levels = _stack([photo.for_levels for photo in batch], pinned) if self.model.encoder is not None else None
+        return self._backend(_stack([photo.for_tags for photo in batch], pinned), levels)
 
     @torch.inference_mode()
     def verdicts(self, batch: Sequence[Prepared], embeddings: Tensor, features: Tensor | None) -> list[Assessment]:

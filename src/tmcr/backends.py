@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tmcr.encoders import ImageEncoder, ImageTextEncoder, pixel_values
@@ -47,7 +46,7 @@ TOLERANCES = {
 
 class Backend(Protocol):
     """Encoders at work: what each of them sees, uint8 (B, H, W, 3) on the CPU → embeddings (B, E), level features
-    (B, W). Where both see the same, they are given the same tensor.
+    (B, W).
 
     Attributes:
         name: one of `BackendName`.
@@ -85,8 +84,6 @@ class TorchBackend:
             keep_freed_memory()
         self.arithmetic = hardware.arithmetic
         self._image_text = image_text.to(hardware.device)
-        self._tag_preprocess = image_text.preprocess
-        self._level_preprocess = model.encoder.preprocess if model.encoder is not None else image_text.preprocess
         self._encoder = model.encoder.to(hardware.device).eval() if model.encoder is not None else None
 
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -94,7 +91,7 @@ class TorchBackend:
             return self._encode(tag_pixels, level_pixels)
         count = min(self._threads, len(tag_pixels))
         tags = tag_pixels.tensor_split(count)
-        levels = _split_alike(level_pixels, tag_pixels, tags)
+        levels = level_pixels.tensor_split(count) if level_pixels is not None else [None] * count
         with torch_threads(self._threads // count):
             pieces = list(self._pool.map(partial(self._encode, threads=self._threads // count), tags, levels))
         features = [piece for _, piece in pieces if piece is not None]
@@ -108,28 +105,15 @@ class TorchBackend:
             torch.set_num_threads(threads)  # counts for the thread that says it
         features = None
         with self._hardware.autocast():
-            tag_values = pixel_values(self._on_device(tag_pixels), self._tag_preprocess)
-            embedded = self._image_text.encode_images(tag_values)
+            embedded = self._image_text.encode_images(self._values(tag_pixels, self._image_text.preprocess))
             if self._encoder is not None and level_pixels is not None:
-                same = level_pixels is tag_pixels and self._level_preprocess == self._tag_preprocess
-                level_values = (
-                    tag_values if same else pixel_values(self._on_device(level_pixels), self._level_preprocess)
-                )
-                features = self._encoder(level_values).float()
+                features = self._encoder(self._values(level_pixels, self._encoder.preprocess)).float()
         return embedded.float(), features
 
-    def _on_device(self, pixels: Tensor) -> Tensor:
-        """The pixels on the device; a GPU fetches them from pinned memory while this thread goes on."""
-        if self._hardware.device.type == "cuda":
-            return pixels.pin_memory().to(self._hardware.device, non_blocking=True)  # as they are, if pinned already
-        return pixels.to(self._hardware.device)
-
-
-def _split_alike(level_pixels: Tensor | None, tag_pixels: Tensor, tags: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    """Level pixels in as many pieces; the same pieces where both encoders see the same."""
-    if level_pixels is None:
-        return [None] * len(tags)
-    return tags if level_pixels is tag_pixels else level_pixels.tensor_split(len(tags))
+    def _values(self, pixels: Tensor, preprocess: PreprocessSpec) -> Tensor:
+        """An encoder's input on the device; a GPU fetches pinned memory while this thread goes on."""
+        device = self._hardware.device
+        return pixel_values(pixels.to(device, non_blocking=device.type == "cuda"), preprocess)
 
 
 class _Graph:
@@ -163,8 +147,8 @@ def _compiled(tower: nn.Module, preprocess: PreprocessSpec) -> Callable[[Tensor]
 class CompiledBackend(TorchBackend):
     """Torch with both encoders compiled for this machine; on a GPU, replayed as CUDA graphs.
 
-    Compiling takes minutes on a CPU and is done for one number of photos: fewer are filled up with zeros, which
-    changes nothing for the photos in them. It pays for many photos.
+    Compiling takes minutes on a CPU and is done for one number of photos: fewer are filled up, with zeros or what a
+    graph saw before, which changes nothing for the photos in them. It pays for many photos.
     """
 
     name = "compile"
@@ -174,8 +158,8 @@ class CompiledBackend(TorchBackend):
         self._photos = 0  # of one pass
         self._compiling = threading.Lock()
         self._graphs: dict[Callable[[Tensor], Tensor], _Graph] = {}  # on a GPU, for as many photos
-        self._tower = _compiled(image_text.image_tower, self._tag_preprocess)
-        self._level_tower = _compiled(self._encoder, self._level_preprocess) if self._encoder is not None else None
+        self._tower = _compiled(image_text.image_tower, image_text.preprocess)
+        self._level_tower = _compiled(self._encoder, self._encoder.preprocess) if self._encoder is not None else None
 
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         photos = -(-len(tag_pixels) // self._threads)
@@ -212,7 +196,7 @@ class CompiledBackend(TorchBackend):
         return embedded, features
 
     def _compute(self, tower: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
-        if self._hardware.device.type == "cuda" and tower in self._graphs:
+        if tower in self._graphs:
             return self._graphs[tower](pixels)
         # Also where nothing is missing: what is made here is of one kind, and only one is compiled.
         filled = torch.cat([pixels, pixels.new_zeros(self._photos - len(pixels), *pixels.shape[1:])])
@@ -249,7 +233,7 @@ class OnnxBackend:
         self.arithmetic = _int8(file) if meta.producer_name == QUANTIZER else "fp32"
 
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        inputs = _inputs(self._model, tag_pixels, level_pixels)
+        inputs = exported_inputs(self._model, tag_pixels, level_pixels)
         if level_pixels is None:
             return torch.from_numpy(self._session.run([EMBEDDING], inputs)[0]), None
         embeddings, features = self._session.run([EMBEDDING, LEVELS], inputs)
@@ -288,7 +272,7 @@ class OpenVinoBackend:
             raise ModelError(f"{file}: cannot be loaded ({first_line(error)}); export the model again") from None
 
     def __call__(self, tag_pixels: Tensor, level_pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        found = self._network(_inputs(self._model, tag_pixels, level_pixels))
+        found = self._network(exported_inputs(self._model, tag_pixels, level_pixels))
         embeddings = torch.from_numpy(np.array(found[EMBEDDING]))
         return embeddings, torch.from_numpy(np.array(found[LEVELS])) if level_pixels is not None else None
 
@@ -339,11 +323,6 @@ def default_export(model: TrainedModel) -> Path:
     """Where a model's exported file is kept: the user's cache folder, by the model's hash."""
     base = os.environ.get("TMCR_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "tmcr")
     return Path(base).expanduser() / "exports-2" / f"{model.hash[:24]}.onnx"
-
-
-def _inputs(model: TrainedModel, tag_pixels: Tensor, level_pixels: Tensor | None) -> dict[str, NDArray[np.float32]]:
-    with torch_threads(processors()):  # those of the runtime have nothing to do meanwhile
-        return exported_inputs(model, tag_pixels, level_pixels)
 
 
 def _weights_hash(encoder: ImageEncoder) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tmcr.encoders import ImageEncoder, ImageTower, pixel_values
 from tmcr.errors import ModelError, first_line
+from tmcr.hardware import processors, torch_threads
 from tmcr.matching import match
 from tmcr.modelfolder import TrainedModel
 from tmcr.network import PredictionHead
@@ -52,16 +53,12 @@ class WholeModel(nn.Module):
 def exported_inputs(
     model: TrainedModel, tag_pixels: Tensor, level_pixels: Tensor | None
 ) -> dict[str, NDArray[np.float32]]:
-    """What the file takes, by name, of what the encoders see: uint8 (B, H, W, 3), the same tensor for both if they see
-    the same.
-    """
-    tags = pixel_values(tag_pixels, model.image_text.preprocess).contiguous().numpy()
-    if level_pixels is None or model.encoder is None:
-        return {TAG_PIXELS: tags}
-    if level_pixels is tag_pixels and model.encoder.preprocess == model.image_text.preprocess:
-        return {TAG_PIXELS: tags, LEVEL_PIXELS: tags}
-    levels = pixel_values(level_pixels, model.encoder.preprocess).contiguous().numpy()
-    return {TAG_PIXELS: tags, LEVEL_PIXELS: levels}
+    """What the file takes, by name, of what the encoders see: uint8 (B, H, W, 3)."""
+    with torch_threads(processors()):  # those of a runtime have nothing to do before
+        inputs = {TAG_PIXELS: pixel_values(tag_pixels, model.image_text.preprocess).contiguous().numpy()}
+        if level_pixels is not None and model.encoder is not None:
+            inputs[LEVEL_PIXELS] = pixel_values(level_pixels, model.encoder.preprocess).contiguous().numpy()
+    return inputs
 
 
 @dataclass(frozen=True)
